@@ -1,0 +1,69 @@
+"""Ownership of tasks and the pacing of repeated attempts."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+
+class EndedUnexpectedly(RuntimeError):
+    """A task that should have run until it is cancelled has returned."""
+
+
+async def forever(name: str, work: Awaitable[None]) -> None:
+    """Awaits work that is to run until cancelled; raises EndedUnexpectedly if it returns, and what it raises as it is."""
+    await work
+    raise EndedUnexpectedly(f"{name} ended, though it should run until it is stopped")
+
+
+async def cancelled(task: "asyncio.Task[Any]", timeout: float = 10.0) -> None:
+    """Cancels a task and waits until it has ended, at most `timeout` seconds. What it raised is dropped: its owner has moved on."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=timeout)
+    if task.done() and not task.cancelled():
+        task.exception()
+
+
+async def first(*work: Coroutine[Any, Any, Any]) -> None:
+    """Runs all until the first ends, cancels and awaits the others, then raises what the first raised, if anything.
+
+    Cancellation of the caller reaches all of them.
+    """
+    tasks = [asyncio.create_task(w, name=w.__qualname__) for w in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        if not task.cancelled():
+            task.result()
+
+
+class Backoff:
+    """Delays between attempts: exponential with full jitter, back to the start after success.
+
+    Full jitter (a delay drawn evenly between 0 and the bound) as in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    def __init__(self, initial: float = 0.05, maximum: float = 5.0, factor: float = 2.0) -> None:
+        """`initial` and `maximum` are seconds."""
+        self._initial = initial
+        self._maximum = maximum
+        self._factor = factor
+        self._bound = initial
+
+    def reset(self) -> None:
+        """The last attempt worked: the next failure waits the shortest time again."""
+        self._bound = self._initial
+
+    def next_delay(self) -> float:
+        """Seconds to wait now; the bound grows for the time after."""
+        delay = random.uniform(self._bound / 2, self._bound)
+        self._bound = min(self._bound * self._factor, self._maximum)
+        return delay
+
+    async def wait(self) -> None:
+        """Sleeps for the next delay."""
+        await asyncio.sleep(self.next_delay())
