@@ -1,0 +1,91 @@
+# One front door: `make help`. Every target sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := libs/contracts libs/options libs/runtime libs/ottoctl services/scaler services/pipeline-executor services/log-relay services/standalone
+NAMES := otto-executor otto-options otto-relay otto-runtime otto-scaler otto-standalone ottoctl ottoscaler-contracts
+# What the wire contract may not break with respect to: the last release, before the first one the first commit.
+BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null | tail -n 1)
+WORKERS ?= 2
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use it
+.PHONY: run serve
+run: setup ## Start everything and run a pipeline of this very repository at HEAD, live; ends with the pipeline's exit code
+	@tools/with-standalone tools/run-self
+
+serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
+	@exec ottoscaler-standalone
+
+##@ Change it
+.PHONY: setup generate lock format lint types verify test test-long check dist hooks clean
+setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
+
+# uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
+$(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or later is needed; {sys.executable} is {sys.version.split()[0]}. Say which with: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing pinned dependencies into $(VENV) …"
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --require-hashes --no-deps -r requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --no-deps --no-build-isolation --no-sources $(PACKAGES:%=-e ./%)
+	@touch $@
+
+format: setup ## Format Python and proto files
+	ruff format .
+	ruff check --fix --quiet .
+	buf format -w
+
+lint: setup ## ruff, import-linter, buf: style, the import law, the protos' style
+	ruff format --check .
+	ruff check .
+	lint-imports --no-logo || { lint-imports; exit 1; }
+	buf lint
+	buf format --diff --exit-code
+
+types: setup ## mypy --strict over everything written by hand
+	mypy
+
+generate: setup ## Regenerate what is generated: code from protos, the README's settings tables
+	python libs/contracts/tools/generate.py
+	python tools/settings_table.py
+
+verify: setup ## The twins of generate: what is committed is what would be generated, and the wire contract breaks nothing
+	python libs/contracts/tools/generate.py --check
+	python tools/settings_table.py --check
+	buf breaking --against '.git#ref=$(BASE)'
+
+test: setup ## All tests; no cluster, no network but loopback
+	pytest -n $(WORKERS) -m "not long"
+
+test-long: setup ## The long tests too
+	pytest -n $(WORKERS) -m long
+
+check: lint types verify ## What CI checks before the tests
+
+dist: setup ## Wheels of all distributions into dist/
+	rm -rf dist
+	for package in $(PACKAGES); do (cd $$package && hatchling build -t wheel -d $(CURDIR)/dist); done
+
+lock: setup ## Pin again: requirements.lock from the pyproject.toml files (LOCK_FLAGS=--upgrade for newer versions)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev \
+	  $(NAMES:%=--no-emit-package %) $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+
+hooks: setup ## Install the pre-commit hooks
+	pre-commit install
+
+clean: ## Remove what was made here: .venv, caches, dist
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
