@@ -1,22 +1,26 @@
-"""What all tests share: no test may leave a task, a child process or an open channel behind."""
+"""What all tests share: no asyncio test may leave a task behind."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 
 import pytest
 
 
-@pytest.fixture(autouse=True)
-async def no_task_left_behind(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Fails an asyncio test that ends while a task it started still runs."""
-    if not asyncio.iscoroutinefunction(getattr(request.node, "obj", None)):
-        yield
-        return
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts every asyncio test, and no other, under `no_task_left_behind`."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "no_task_left_behind")
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fails a test that ends while a task it started still runs; fixtures of the test are torn down before."""
     before = asyncio.all_tasks()
     yield
-    for _ in range(20):
-        left = {t for t in asyncio.all_tasks() - before if not t.done()}
-        if not left:
-            return
+    deadline = asyncio.get_running_loop().time() + 1.0
+    while left := {task for task in asyncio.all_tasks() - before if not task.done() and task is not asyncio.current_task()}:
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail("tasks left running: " + ", ".join(sorted(f"{task.get_name()} {task.get_coro()!r}" for task in left)))
         await asyncio.sleep(0.01)
-    pytest.fail("tasks left running: " + ", ".join(sorted(t.get_name() + " " + repr(t.get_coro()) for t in left)))
