@@ -1,0 +1,117 @@
+"""A real standalone process on a free port, with its state in the test's own directory."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+START_SECONDS = 20.0
+
+
+class Standalone:
+    """`ottoscaler-standalone` as a subprocess that can be killed and started again on the same state."""
+
+    def __init__(self, state: Path, **environ: str) -> None:
+        self.state = state
+        self.address = ""
+        self._environ = {"OTTO_LISTEN": "127.0.0.1:0", **environ}
+        self._process: asyncio.subprocess.Process | None = None
+        self._starts = 0
+
+    @property
+    def log(self) -> Path:
+        """What the last started process wrote to standard error."""
+        return self.state.parent / f"standalone-{self._starts}.log"
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None
+        return self._process
+
+    async def start(self) -> None:
+        """Starts it and waits until it is SERVING."""
+        self._starts += 1
+        environ = {
+            **os.environ,
+            "OTTO_STANDALONE_STATE_DIR": str(self.state),
+            "OTTO_METRICS_LISTEN": "off",
+            "OTTO_LOG_FORMAT": "json",
+            **self._environ,
+        }
+        with self.log.open("wb") as stderr:
+            self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "otto_standalone", env=environ, stderr=stderr)
+        async with asyncio.timeout(START_SECONDS):
+            while not (address := self._logged_address()):
+                if self.process.returncode is not None:
+                    raise AssertionError(f"standalone ended with {self.process.returncode}: {self.log.read_text()}")
+                await asyncio.sleep(0.02)
+            self.address = address
+            async with self.channel() as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                async for answer in health.Watch(health_pb2.HealthCheckRequest()):
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+
+    def _logged_address(self) -> str:
+        for line in self.log.read_text().splitlines():
+            if line.startswith("{") and json.loads(line).get("event") == "runtime.serving":
+                return str(json.loads(line)["address"])
+        return ""
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(START_SECONDS):
+                await self.process.wait()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        """An insecure channel to the running process."""
+        async with grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            yield channel
+
+
+@pytest.fixture
+async def standalone(tmp_path: Path) -> AsyncIterator[Standalone]:
+    """A running standalone; whatever is left of it and of its workers is stopped after the test."""
+    instance = Standalone(tmp_path / "state")
+    await instance.start()
+    try:
+        yield instance
+    finally:
+        if instance.process.returncode is None:
+            await instance.stop()
+        await end_workers(instance.state)
+
+
+async def end_workers(state: Path) -> None:
+    """Kills what still runs with its working directory or executable arguments below `state` (supervisors and their workers)."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            directory = os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if str(state).encode() in command or directory.startswith(str(state)):
+            try:
+                os.kill(int(entry.name), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
