@@ -7,8 +7,8 @@ import re
 from decimal import Decimal
 
 _QUANTITY = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})(?P<suffix>m|[kMGTPE]|[KMGTPE]i)?")
-_BINARY = {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)}
-_DECIMAL = {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)}
+_BINARY: dict[str | None, Decimal] = {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)}
+_DECIMAL: dict[str | None, Decimal] = {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", start=1)}
 _FACTORS: dict[str | None, Decimal] = {None: Decimal(1), "m": Decimal("0.001"), **_BINARY, **_DECIMAL}
 
 MIN_CORES, MAX_CORES = Decimal("0.001"), Decimal(10_000)

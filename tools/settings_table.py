@@ -1,0 +1,55 @@
+"""Renders every setting into README.md, between its markers; with --check, compares instead of writing.
+
+The text of a setting lives in one place, its field in a service's settings class; the README can't drift from it.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from otto_runtime.settings import describe
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- settings: begin (make generate) -->", "<!-- settings: end -->"
+SECTIONS = (
+    ("Every service", "otto_runtime.settings:RuntimeSettings", "OTTO"),
+    ("Standalone", "otto_standalone.settings:Settings", "OTTO_STANDALONE"),
+    ("Scaler", "otto_scaler.settings:Settings", "OTTO_SCALER"),
+    ("Pipeline-executor", "otto_executor.settings:Settings", "OTTO_EXECUTOR"),
+    ("Log-relay", "otto_relay.settings:Settings", "OTTO_RELAY"),
+)
+
+
+def tables() -> Iterator[str]:
+    """The lines between the markers."""
+    for title, where, prefix in SECTIONS:
+        module, _, name = where.partition(":")
+        yield from ("", f"### {title}", "", "| variable | default | meaning |", "| --- | --- | --- |")
+        for setting in describe(getattr(importlib.import_module(module), name), prefix):
+            default = f"`{setting.default}`" if setting.default else ""
+            yield f"| `{setting.variable}` | {default} | {setting.description.replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def main() -> int:
+    """Runs the command; the exit code is 1 when --check found a difference."""
+    parser = argparse.ArgumentParser(description="Render the settings tables of README.md.")
+    parser.add_argument("--check", action="store_true", help="compare with what is committed and write nothing")
+    arguments = parser.parse_args()
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    fresh = before + BEGIN + "\n".join(["", *tables()]) + "\n" + END + after
+    if arguments.check:
+        if fresh != text:
+            print("README.md's settings are not what the code says: run `make generate`", file=sys.stderr)
+            return 1
+        return 0
+    README.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
