@@ -1,25 +1,74 @@
 """One server interceptor around every call: deadline, status of errors, metrics, trace, and the end of open streams at a stop.
 
-A stop ends long streams with OK: the handler's task is cancelled, its `finally` blocks run, and what the client sees is the end of the stream.
-That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it).
+A stop ends long streams with OK: the handler's task is cancelled, its `finally` blocks run, and the client sees the end of the stream.
+That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it). A handler that has to know
+whether its caller left or the service stops asks `stopping()`: grpc.aio's `context.cancelled()` is False in both cases.
+
+Messages are read and written inside the guard, because grpc.aio tells clients the text of what a (de)serializer raises.
 """
 
+from __future__ import annotations  # grpcio's classes take type arguments in stubs only
+
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
+from opentelemetry import trace
 from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
-from otto_runtime.errors import single, status_of
+from otto_runtime.errors import MalformedMessage, Status, leaves, status_of
 from otto_runtime.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
-Handler = Callable[[Any, Any], Any]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Transform = Callable[[Any], Any]
+
+_CALLS: ContextVar[Any] = ContextVar("otto_runtime_calls", default=None)
+_HEALTH = "grpc.health."
+"""Not traced, and answered to the very end of a stop: probes come for ever."""
+LATE_SECONDS = 1.0
+"""How long a stop waits for handlers that were cancelled because the grace was over."""
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Statuses that are the server's fault, so that its span is an error (OpenTelemetry semantic conventions for gRPC)."""
+
+
+def stopping() -> bool:
+    """Whether the server of the running call is stopping, so that a cancellation does not mean that the caller left.
+
+    False outside of calls. Holds in the handler and in the tasks it started.
+    """
+    calls: Calls | None = _CALLS.get()
+    return calls is not None and calls.draining
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call that runs. `left` is set when its handler has ended; its task goes on until the status is on its way."""
+
+    task: asyncio.Task[Any]
+    method: str
+    stream: bool
+    told_to_end: bool = False
+    left: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -28,137 +77,238 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self, settings: RuntimeSettings) -> None:
         """Takes the deadline of unary calls from the settings."""
         self._unary_timeout = settings.unary_timeout
-        self._public: tuple[type[Exception], ...] = ()
-        self._running: set[asyncio.Task[Any]] = set()
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self._public: tuple[type[Exception], ...] = (MalformedMessage, _DeadlineError, _StoppingError)
+        self._running: set[_Call] = set()
+        self.draining = False
+        """Whether open streams were told to end."""
 
     def add_public_errors(self, errors: tuple[type[Exception], ...]) -> None:
         """Instances of these classes are told to clients in their own words."""
         self._public += errors
 
     def end_streams(self) -> int:
-        """Ends every open stream with OK, and every later one at once. Returns how many were open."""
-        self._draining = True
-        streams = list(self._streams)
-        for task in streams:
-            task.cancel()
+        """Ends every open stream with OK, every later one at once, and refuses later unary calls. Returns how many streams were open."""
+        self.draining = True
+        streams = [call for call in self._running if call.stream and not call.told_to_end]
+        for call in streams:
+            call.told_to_end = True
+            call.task.cancel()
         return len(streams)
 
     async def ended(self, timeout: float) -> int:
-        """Waits until every handler has run to its end (grpc.aio's stop does not), at most `timeout` seconds; cancels and counts the rest."""
-        if not self._running:
-            return 0
-        _, late = await asyncio.wait(set(self._running), timeout=timeout)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=1.0)
+        """Waits for every handler's end (grpc.aio's stop does not), at most `timeout` seconds; cancels the rest and counts them."""
+        late = await _all_left(list(self._running), timeout)
+        for call in late:
+            call.task.cancel()
+        await _all_left(late, LATE_SECONDS)
         return len(late)
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler that was found; an unknown method has none and stays UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)
+        # types-grpcio gives the handler's fields no types
+        handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return handler
+            return None
         method = handler_call_details.method.lstrip("/")
-        serializers = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), **serializers)
+        read = _reading(handler.request_deserializer)
+        write = handler.response_serializer
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), **serializers)
+            sent = _counting(write, telemetry.MESSAGES_SENT.labels(method))
+            if handler.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream, None), read, sent)
+            return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream, read), None, sent)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.stream_unary), **serializers)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **serializers)
+            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.stream_unary, None, write), read, None)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary, read, write), None, None)
 
-    def _unary(self, method: str, inner: Any) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _Around(self, method, context, stream=False):
-                async with asyncio.timeout(self._unary_timeout):
-                    return await inner(request, context)
+    def _unary(self, method: str, inner: Any, read: Transform | None, write: Transform | None) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            async def work() -> Any:
+                if self.draining and not method.startswith(_HEALTH):
+                    raise _StoppingError("the service is stopping; repeat the call")
+                answer = await inner(request if read is None else read(request), context)
+                return answer if write is None else write(answer)
+
+            return await self._guarded(method, context, work, stream=False)
 
         return call
 
-    def _stream(self, method: str, inner: Any) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            async with _Around(self, method, context, stream=True):
-                if self._draining:
+    def _stream(self, method: str, inner: Any, read: Transform | None) -> Any:
+        async def call(request: Any, context: Context) -> None:
+            async def work() -> None:
+                if self.draining:
                     return
-                sent = telemetry.MESSAGES_SENT.labels(method)
-                result = inner(request, context)
-                if not hasattr(result, "__aiter__"):
+                result = inner(request if read is None else read(request), context)
+                if inspect.isawaitable(result):
                     await result
-                    return
-                try:
-                    async for message in result:
-                        await context.write(message)
-                        sent.inc()
-                finally:
-                    await result.aclose()
+                else:
+                    await _write_all(result, context)
+
+            await self._guarded(method, context, work, stream=True)
 
         return call
 
-
-class _Around:
-    """What happens before and after one call."""
-
-    def __init__(self, calls: Calls, method: str, context: grpc.aio.ServicerContext[Any, Any], *, stream: bool) -> None:
-        self._calls = calls
-        self._method = method
-        self._context = context
-        self._stream = stream
-
-    async def __aenter__(self) -> None:
-        self._started = time.perf_counter()
+    async def _guarded(self, method: str, context: Context, work: Callable[[], Awaitable[Any]], *, stream: bool) -> Any:
+        """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._calls._running.add(task)
-        if self._stream:
-            self._calls._streams.add(task)
-        telemetry.RPC_OPEN.labels(self._method).inc()
-        metadata = {k: v for k, v in self._context.invocation_metadata() or () if isinstance(v, str)}
-        telemetry.continue_trace(metadata)
-        bind_contextvars(rpc=self._method)
-        self._span = telemetry.tracer(__name__).start_as_current_span(
-            self._method, kind=telemetry.trace.SpanKind.SERVER, record_exception=False, set_status_on_exception=False
-        )
-        self._recorded = self._span.__enter__()
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        code = "OK"
+        call = _Call(task, method, stream)
+        self._running.add(call)
+        _CALLS.set(self)
+        started = time.perf_counter()
+        code = grpc.StatusCode.CANCELLED
+        telemetry.RPC_OPEN.labels(method).inc()
+        telemetry.continue_trace({k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)})
+        bind_contextvars(rpc=method)
         try:
-            if error is None:
-                return False
-            error = single(error)
-            if isinstance(error, grpc.aio.AbortError):
-                code = getattr(self._context.code(), "name", "UNKNOWN")
-                return False
-            if isinstance(error, asyncio.CancelledError):
-                if self._stream and self._calls._draining and not self._context.cancelled():
-                    self._task.uncancel()
-                    return True
-                code = "CANCELLED"
-                return False
-            if not isinstance(error, Exception):
-                code = "INTERNAL"
-                return False
-            status = status_of(error, self._calls._public)
-            code = status.code.name
-            if status.error_id:
-                log.error("runtime.call_failed", extra={"method": self._method, "error_id": status.error_id}, exc_info=error)
-            await self._context.abort(status.code, status.details)
+            with _span(method) as span:
+                try:
+                    answer = await (work() if stream else self._in_time(method, work))
+                    code = _code(context)
+                    return answer
+                except BaseException as error:
+                    status = self._judge(error, call)
+                    code = status.code
+                    if code is grpc.StatusCode.OK:
+                        return None
+                    try:
+                        await context.abort(code, status.details)
+                    except grpc.aio.InternalError:
+                        code = grpc.StatusCode.CANCELLED
+                        raise asyncio.CancelledError from error  # the caller is gone: nobody to tell
+                finally:
+                    span.set_attribute("rpc.grpc.status_code", code.value[0])
+                    if code in _FAULTS:
+                        span.set_status(trace.StatusCode.ERROR)
         finally:
-            self._recorded.set_attribute("rpc.grpc.status_code", grpc.StatusCode[code].value[0])
-            if code not in {"OK", "CANCELLED"}:
-                self._recorded.set_status(telemetry.trace.StatusCode.ERROR)
-            self._span.__exit__(None, None, None)
-            self._calls._running.discard(self._task)
-            self._calls._streams.discard(self._task)
-            telemetry.RPC_OPEN.labels(self._method).dec()
-            telemetry.RPC_SECONDS.labels(self._method, code).observe(time.perf_counter() - self._started)
-        return False
+            self._running.discard(call)
+            call.left.set()
+            telemetry.RPC_OPEN.labels(method).dec()
+            telemetry.RPC_SECONDS.labels(method, code.name).observe(time.perf_counter() - started)
+
+    async def _in_time(self, method: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            async with asyncio.timeout(self._unary_timeout) as limit:
+                return await work()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            log.warning("runtime.call_timed_out", extra={"method": method, "seconds": self._unary_timeout})
+            raise _DeadlineError("the service did not answer in time; repeat the call") from error
+
+    def _judge(self, error: BaseException, call: _Call) -> Status:
+        """What the client gets to see; raises what is to leave the guard as it is: an AbortError, a cancellation, a KeyboardInterrupt."""
+        found = list(leaves(error))
+        aborts = [leaf for leaf in found if isinstance(leaf, grpc.aio.AbortError)]
+        fatal = [leaf for leaf in found if isinstance(leaf, KeyboardInterrupt | GeneratorExit)]
+        faults = [leaf for leaf in found if not isinstance(leaf, grpc.aio.AbortError | asyncio.CancelledError | grpc.aio.InternalError)]
+        if fatal:
+            raise fatal[0]
+        if aborts or call.told_to_end or call.task.cancelling():
+            # what the client gets is settled already; nothing that went wrong beside it may pass unseen
+            if faults:
+                _log_failure(call.method, error, "-")
+            if aborts:
+                raise aborts[0]
+            if not call.told_to_end:
+                raise asyncio.CancelledError from error
+            while call.task.cancelling():
+                call.task.uncancel()
+            return Status(grpc.StatusCode.OK, "")
+        if found and all(isinstance(leaf, grpc.aio.InternalError) for leaf in found):
+            raise asyncio.CancelledError from error  # grpc.aio raises this from a write when the caller is gone
+        # a CancelledError that comes here is not the call's own: the handler awaited something that somebody else cancelled
+        status = status_of(error, self._public)
+        if status.error_id:
+            _log_failure(call.method, error, status.error_id)
+        return status
+
+
+async def _all_left(calls: list[_Call], timeout: float) -> list[_Call]:
+    """Waits until the handlers have ended, at most `timeout` seconds. Returns those that have not."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            for call in calls:
+                await call.left.wait()
+    return [call for call in calls if not call.left.is_set()]
+
+
+def _log_failure(method: str, error: BaseException, error_id: str) -> None:
+    log.error("runtime.call_failed", extra={"method": method, "error_id": error_id}, exc_info=error)
+
+
+class _DeadlineError(Exception):
+    """Our own deadline of a unary call has passed."""
+
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
+class _StoppingError(Exception):
+    """A unary call came after the streams were told to end."""
+
+    grpc_status = "UNAVAILABLE"
+
+
+def _reading(deserializer: Transform | None) -> Transform | None:
+    if deserializer is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except Exception as error:
+            raise MalformedMessage(
+                "the request is not the message that this method takes; was it made from another version of the protos?"
+            ) from error
+
+    return read
+
+
+def _counting(serializer: Transform | None, counter: Any) -> Transform:
+    def write(message: Any) -> Any:
+        data = message if serializer is None else serializer(message)
+        counter.inc()
+        return data
+
+    return write
+
+
+async def _write_all(messages: AsyncIterator[Any], context: Context) -> None:
+    """Writes what a handler yields. A cancellation reaches it as CancelledError, also when it waits in `yield` for a slow reader."""
+    try:
+        async for message in messages:
+            try:
+                await context.write(message)
+            except (asyncio.CancelledError, grpc.aio.InternalError) as error:
+                if inspect.isasyncgen(messages):
+                    with suppress(StopAsyncIteration):
+                        await messages.athrow(asyncio.CancelledError())
+                raise asyncio.CancelledError from error
+    finally:
+        if inspect.isasyncgen(messages):
+            await messages.aclose()
+
+
+def _span(method: str) -> Any:
+    if method.startswith(_HEALTH):
+        return trace.use_span(trace.INVALID_SPAN)
+    service, _, name = method.rpartition("/")
+    return telemetry.tracer(__name__).start_as_current_span(
+        method,
+        kind=trace.SpanKind.SERVER,
+        attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+        record_exception=False,
+        set_status_on_exception=False,
+    )
+
+
+def _code(context: Context) -> grpc.StatusCode:
+    """The status of a handler that returned: OK unless it set another one."""
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next((known for known in grpc.StatusCode if code and known.value[0] == code), grpc.StatusCode.OK)

@@ -1,6 +1,7 @@
 """Client channels to other services: deadlines and retries by service config, so gRPC's core does them and no Python runs per call.
 
-Every unary method of ours is idempotent by contract, so UNAVAILABLE is retried by the channel. Streams have no deadline; keepalive finds dead peers.
+Every unary method of ours is idempotent by contract, so UNAVAILABLE is retried by the channel. Streams have no deadline; keepalive finds
+dead peers.
 """
 
 import json
@@ -14,19 +15,14 @@ from opentelemetry import propagate
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
-class _Method(Protocol):
-    name: str
-    client_streaming: bool
-    server_streaming: bool
-
-
 class ServiceDescriptor(Protocol):
     """What `<module>_pb2.DESCRIPTOR.services_by_name[…]` gives."""
 
     full_name: str
 
     @property
-    def methods(self) -> Iterable[Any]: ...
+    def methods(self) -> Iterable[Any]:
+        """Their names, and which sides stream."""
 
 
 def service_config(services: Iterable[ServiceDescriptor], unary_timeout: float) -> str:

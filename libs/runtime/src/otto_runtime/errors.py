@@ -3,15 +3,25 @@
 An error tree of a service stays free of gRPC: each class that a client may see has a class attribute `grpc_status` with the canonical name
 of a status ("NOT_FOUND"), and its text is written for the client. A service lists the root of its tree in `Component.public_errors`.
 Everything else becomes INTERNAL with an id that stands in our log.
+
+    MalformedMessage      INVALID_ARGUMENT: the bytes of a request are not the message that the method takes
 """
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grpc
 
 MAX_DETAILS_BYTES = 6_000
-"""Bytes of status details. They travel percent-encoded in a header (a byte may take three), and clients refuse headers over 16 KiB."""
+"""Bytes of status details. They travel percent-encoded in a trailer (a byte may take three), and grpc-core's clients refuse more than
+16 KiB of metadata for certain, more than 8 KiB with growing probability (GRPC_ARG_MAX_METADATA_SIZE and its soft limit)."""
+
+
+class MalformedMessage(Exception):  # noqa: N818 - names what arrived, as the status does
+    """The bytes of a request can't be read."""
+
+    grpc_status = "INVALID_ARGUMENT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +34,27 @@ class Status:
     """Set when the error was not meant for the client: the id under which our log has it."""
 
 
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions inside nested groups (what TaskGroups make of them), or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
 def single(error: BaseException) -> BaseException:
-    """The one exception inside nested groups of one (what a TaskGroup makes of it), or the error itself."""
+    """The one exception inside nested groups of one, or the error itself."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 def shortened(text: str, limit: int = MAX_DETAILS_BYTES) -> str:
-    """The text cut to `limit` UTF-8 bytes at a character's edge, with an ellipsis where it was cut."""
+    """The text cut to `limit` UTF-8 bytes at a character's edge, with an ellipsis where it was cut.
+
+    Characters that UTF-8 can't express (lone surrogates, as file names have them) become `?`.
+    """
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= limit:
         return encoded.decode()
@@ -40,12 +62,14 @@ def shortened(text: str, limit: int = MAX_DETAILS_BYTES) -> str:
 
 
 def status_of(error: BaseException, public: tuple[type[Exception], ...]) -> Status:
-    """The status a client gets for `error`: its own words if it is an instance of `public`, otherwise INTERNAL and an id."""
-    error = single(error)
-    if isinstance(error, public):
-        name = getattr(error, "grpc_status", "INTERNAL")
-        return Status(grpc.StatusCode[name], shortened(str(error)))
-    if isinstance(error, TimeoutError):
-        return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the service did not answer in time; repeat the call")
+    """The status a client gets for `error`: its own words if it is an instance of `public`, otherwise INTERNAL and an id.
+
+    A group counts as public when all that is in it is: the first one's status, everybody's words. A TimeoutError of the service's own
+    making is not public: the deadline of calls is kept by `calls`, which knows its own from others.
+    """
+    found = list(leaves(error))
+    if found and all(isinstance(leaf, public) for leaf in found):
+        name = getattr(found[0], "grpc_status", "INTERNAL")
+        return Status(grpc.StatusCode[name], shortened("\n".join(dict.fromkeys(str(leaf) for leaf in found))))
     error_id = secrets.token_hex(6)
     return Status(grpc.StatusCode.INTERNAL, f"internal error; the service's log has it under id {error_id}", error_id)

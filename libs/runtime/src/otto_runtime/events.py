@@ -17,11 +17,19 @@ class Words(NamedTuple):
 RUNTIME = {
     "runtime.serving": Words("Serving gRPC on {address}", "{address}에서 gRPC 제공 중"),
     "runtime.ready": Words("{service} is ready", "{service} 준비 완료"),
-    "runtime.stopping": Words("Stopping: {reason}", "중지하는 중: {reason}"),
+    "runtime.stopping": Words("Stopping", "중지하는 중"),
+    "runtime.part_ended": Words("{service} has failed, so everything stops", "{service} 실패, 전체를 중지함"),
     "runtime.streams_ended": Words("Ended {count} open streams with OK", "열린 스트림 {count}개를 OK로 종료함"),
     "runtime.stopped": Words("Stopped after {seconds} s", "{seconds}초 만에 중지됨"),
-    "runtime.call_failed": Words("{method} failed, told the client id {error_id}", "{method} 실패, 클라이언트에 ID {error_id} 전달"),
+    "runtime.failed": Words("{service} ended because of an unexpected error", "{service} 예상치 못한 오류로 종료됨"),
+    "runtime.call_failed": Words(
+        "{method} failed; the client was told the id {error_id}", "{method} 실패, 클라이언트에 ID {error_id} 전달"
+    ),
+    "runtime.call_timed_out": Words("{method} took longer than {seconds} s and was given up", "{method} {seconds}초 초과로 중단됨"),
     "runtime.metrics_serving": Words("Metrics on {address}", "{address}에서 메트릭 제공 중"),
+    "runtime.telemetry_lost": Words(
+        "{endpoint} did not take the last traces and metrics in time; they are lost", "{endpoint} 응답 없음, 마지막 트레이스와 메트릭 유실"
+    ),
     "runtime.setting_unknown": Words(
         "{variable} is no setting of this service; misspelt?", "{variable}은(는) 이 서비스의 설정이 아님, 오타인지 확인"
     ),
@@ -32,7 +40,47 @@ RUNTIME = {
 
 SCALER: dict[str, Words] = {}
 
-EXECUTOR: dict[str, Words] = {}
+EXECUTOR: dict[str, Words] = {
+    "executor.runs.loaded": Words("Going on with {count} unfinished pipelines", "끝나지 않은 파이프라인 {count}개를 이어서 진행함"),
+    "executor.run.begun": Words("Pipeline {pipeline} begun, {stages} stages", "파이프라인 {pipeline} 시작, 스테이지 {stages}개"),
+    "executor.run.ended": Words("Pipeline {pipeline} ended: {status}", "파이프라인 {pipeline} 종료: {status}"),
+    "executor.run.taken_over": Words(
+        "Pipeline {pipeline} was saved by another process; it is left to that one",
+        "다른 프로세스가 파이프라인 {pipeline}을(를) 저장하여 그쪽에 맡김",
+    ),
+    "executor.run.crashed": Words(
+        "An unexpected error in pipeline {pipeline}; it is taken up again as it was stored",
+        "파이프라인 {pipeline}에서 예기치 않은 오류, 저장된 상태에서 다시 이어감",
+    ),
+    "executor.run.unreadable": Words(
+        "Pipeline {pipeline} can't be understood and is left as it is: {reason}",
+        "파이프라인 {pipeline}을(를) 해석할 수 없어 그대로 둠: {reason}",
+    ),
+    "executor.store.unavailable": Words(
+        "The state of pipeline {pipeline} can't be stored now, trying again: {reason}",
+        "파이프라인 {pipeline}의 상태를 지금 저장할 수 없어 다시 시도함: {reason}",
+    ),
+    "executor.workers.unavailable": Words(
+        "The scaler can't be asked for stage {stage} of {pipeline} now, trying again: {reason}",
+        "{pipeline}의 스테이지 {stage}에 대해 지금 스케일러에 요청할 수 없어 다시 시도함: {reason}",
+    ),
+    "executor.watch.synced": Words("All workers known: {workers} of pipelines", "모든 워커 파악됨: 파이프라인 워커 {workers}개"),
+    "executor.watch.interrupted": Words("Watching workers was interrupted: {reason}", "워커 감시가 중단됨: {reason}"),
+    "executor.worker.stray": Words(
+        "Workers of stage {stage} of the ended pipeline {pipeline} were stopped",
+        "종료된 파이프라인 {pipeline}의 스테이지 {stage} 워커를 중지함",
+    ),
+    "executor.workspace.deleted": Words(
+        "Workspace {workspace} of pipeline {pipeline} deleted", "파이프라인 {pipeline}의 작업 공간 {workspace} 삭제됨"
+    ),
+    "executor.workspace.not_deleted": Words(
+        "A workspace can't be deleted now, trying again: {reason}", "작업 공간을 지금 삭제할 수 없어 다시 시도함: {reason}"
+    ),
+    "executor.runs.forgotten": Words("{count} old pipelines forgotten", "오래된 파이프라인 {count}개를 지움"),
+    "executor.runs.not_forgotten": Words(
+        "Old pipelines can't be forgotten now, trying again: {reason}", "오래된 파이프라인을 지금 지울 수 없어 다시 시도함: {reason}"
+    ),
+}
 
 RELAY: dict[str, Words] = {}
 

@@ -1,22 +1,22 @@
 """How a process of ours begins and ends: settings from the environment, signals, exit code."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TypeVar
 
 import msgspec
 
 from otto_runtime import logs
-from otto_runtime.errors import single
+from otto_runtime.errors import leaves
 from otto_runtime.server import Component, PortTaken, bound
 from otto_runtime.settings import RuntimeSettings, SettingsError, load, unknown
-from otto_runtime.telemetry import telemetry
+from otto_runtime.telemetry import MetricsPortTaken, telemetry
 
-S = TypeVar("S", bound=msgspec.Struct)
+log = logging.getLogger(__name__)
 Compose = Callable[[str, RuntimeSettings], Sequence[AbstractAsyncContextManager[Component]]]
 
 
@@ -29,11 +29,12 @@ async def host(
 ) -> None:
     """Binds the port, enters the composition roots that `compose(address, runtime)` gives, and serves until `stop` is set.
 
-    `started` is called with the dialable address once the port is held. Raises PortTaken, OSError, or what a root raises.
+    `started` is called with the dialable address once the roots are entered, shortly before the server answers.
+    Raises PortTaken, MetricsPortTaken, what a root raises, or what background work raised.
     """
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(telemetry(runtime, name))
         server = await stack.enter_async_context(bound(runtime))
+        await stack.enter_async_context(telemetry(runtime, name))
         components = [await stack.enter_async_context(root) for root in compose(server.address, runtime)]
         if started is not None:
             started(server.address)
@@ -58,40 +59,45 @@ def read_settings(kinds: Mapping[str, type[msgspec.Struct]], environ: Mapping[st
 
 
 def main(name: str, kinds: Mapping[str, type[msgspec.Struct]], compose: Callable[[Sequence[msgspec.Struct]], Compose]) -> int:
-    """Runs a service until SIGTERM or SIGINT; a second signal ends it at once. Returns the exit code: 0, 1 for a failure, 2 for bad settings.
+    """Runs a service until SIGTERM or SIGINT; a second signal ends it at once (exit code 128 + its number).
+
+    Returns the exit code: 0 after a stop, 1 when it could not start or failed, 2 for settings that can't be used.
 
     `kinds` maps prefixes to settings classes, RuntimeSettings with prefix OTTO first; `compose` gets them read, in that order.
     """
     try:
         settings, misspelt = read_settings(kinds, os.environ)
     except SettingsError as error:
-        print(f"{name}: settings can't be used:\n" + "\n".join(f"  {p}" for p in error.problems), file=sys.stderr)
+        sys.stderr.write(f"{name}: settings can't be used:\n" + "".join(f"  {problem}\n" for problem in error.problems))
         return 2
     runtime = settings[0]
     assert isinstance(runtime, RuntimeSettings)
     logs.configure(runtime)
+    # gRPC's core would mix lines of its own into the log; what matters of them reaches us as exceptions
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for variable in misspelt:
-        logs.logging.getLogger(__name__).warning("runtime.setting_unknown", extra={"variable": variable})
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def asked() -> None:
-            if stop.is_set():
-                os._exit(130)
-            stop.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked)
-        await host(name, runtime, compose(settings), stop)
-
+        log.warning("runtime.setting_unknown", extra={"variable": variable})
     try:
-        asyncio.run(run())
+        asyncio.run(_run(name, runtime, compose(settings)))
     except Exception as error:
-        cause = single(error)
-        if not isinstance(cause, PortTaken | StartError | OSError):
-            raise
-        print(f"{name}: {cause}", file=sys.stderr)
+        causes = list(leaves(error))
+        if all(isinstance(cause, PortTaken | MetricsPortTaken | StartError) for cause in causes):
+            sys.stderr.write("".join(f"{name}: {cause}\n" for cause in causes))
+        else:
+            log.critical("runtime.failed", extra={"service": name}, exc_info=error)
         return 1
     return 0
+
+
+async def _run(name: str, runtime: RuntimeSettings, compose: Compose) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+    await host(name, runtime, compose, stop)

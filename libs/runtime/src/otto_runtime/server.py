@@ -1,28 +1,37 @@
 """The life of a gRPC server of ours: bound, serving, stopping in stages.
 
-Stages of a stop, in this order: health NOT_SERVING → (drain_delay) → long streams end with OK → running unary calls get stop_grace → handlers are
-awaited → background work is cancelled → what the composition root opened is closed. `stop_seconds` is the sum that the outside has to allow.
+Stages of a stop, in this order: health NOT_SERVING → (drain_delay) → long streams end with OK, new ones at once, new unary calls are
+refused as UNAVAILABLE → running calls get stop_grace → all handlers have ended → no new connections, what is on its way to clients gets
+a second → background work is cancelled → what the composition root opened is closed → telemetry is flushed.
+`stop_seconds` is the sum that the outside has to allow.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from otto_runtime.calls import Calls
+from otto_runtime.addresses import parse
+from otto_runtime.calls import LATE_SECONDS, Calls, stopping
 from otto_runtime.settings import RuntimeSettings
-from otto_runtime.tasks import forever
+from otto_runtime.tasks import cancelled, forever
 
 log = logging.getLogger(__name__)
 
+FLUSH_SECONDS = 1.0
+"""How long a stop waits, after all handlers have ended, for what is on its way to clients. A client that does not read never takes it."""
+TELEMETRY_SECONDS = 5.0
+"""How long telemetry may take to flush."""
 
-class PortTaken(Exception):
+
+class PortTaken(Exception):  # noqa: N818 - says what happened; callers read `except PortTaken`
     """The address can't be listened on: in use, not ours, or not permitted."""
 
 
@@ -42,9 +51,22 @@ class Component:
     """Roots of the error trees whose words clients may read; classes have `grpc_status`."""
 
 
+class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """Health checks whose watchers hear NOT_SERVING as the last thing before their streams end."""
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the RPC's name
+        """As grpc.health.v1 has it."""
+        try:
+            await super().Watch(request, context)
+        except asyncio.CancelledError:
+            if stopping():
+                await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
+            raise
+
+
 def stop_seconds(settings: RuntimeSettings) -> float:
-    """How long a stop may take: what terminationGracePeriodSeconds has to exceed."""
-    return settings.drain_delay + settings.stop_grace + 1.0 + 5.0
+    """How long a stop may take: what terminationGracePeriodSeconds has to exceed. Closing what the roots opened is not counted."""
+    return settings.drain_delay + settings.stop_grace + LATE_SECONDS + FLUSH_SECONDS + TELEMETRY_SECONDS
 
 
 class Host:
@@ -61,11 +83,11 @@ class Host:
     async def serve(self, components: Sequence[Component], stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then stops in stages.
 
-        Background work that raises or ends stops the server in the same stages, then its error is raised.
+        Background work that raises or ends stops the server in the same stages, then its error is raised (several as a group).
         Cancellation stops at once, without the stages.
         """
         names = [name for component in components for name in component.services]
-        checks = health.aio.HealthServicer()
+        checks = _Checks()
         for name in ["", *names]:
             await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
@@ -76,64 +98,69 @@ class Host:
         await self._server.start()
         log.info("runtime.serving", extra={"address": self.address})
         waiting = set(names)
+        failures: list[Exception] = []
+        failed = asyncio.Event()
 
-        async def announce(component: Component) -> None:
-            for name in component.services:
-                await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-                waiting.discard(name)
-            log.info("runtime.ready", extra={"service": component.name})
-            if not waiting:
-                await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        async def keep_running(component: Component) -> None:
+            ready = asyncio.Event()
+            announcing = asyncio.create_task(self._announce(component, checks, waiting, ready), name=f"announce {component.name}")
+            try:
+                await forever(component.name, component.run(ready.set))
+            except Exception as error:
+                log.error("runtime.part_ended", extra={"service": component.name})  # noqa: TRY400 - its traceback is raised from `serve`
+                failures.append(error)
+                failed.set()
+            finally:
+                await cancelled(announcing)
 
         try:
             async with asyncio.TaskGroup() as group:
-                background = [
-                    group.create_task(
-                        forever(component.name, component.run(_once(group, announce, component))), name=f"run {component.name}"
-                    )
-                    for component in components
-                ]
-                stopped = asyncio.create_task(stop.wait(), name="wait for stop")
-                try:
-                    await asyncio.wait({stopped, *background}, return_when=asyncio.FIRST_COMPLETED)
-                    reason = "asked to" if stop.is_set() else "a part of the service ended"
-                    await asyncio.shield(asyncio.ensure_future(self._stop_in_stages(checks, reason)))
-                finally:
-                    stopped.cancel()
-                    for task in background:
-                        task.cancel()
+                background = [group.create_task(keep_running(component), name=f"run {component.name}") for component in components]
+                await _either(stop, failed)
+                await self._stop_in_stages(checks)
+                for task in background:
+                    task.cancel()
         finally:
-            await self._server.stop(0)
+            await self._server.stop(None)
+        if failures:
+            raise failures[0] if len(failures) == 1 else ExceptionGroup("several parts of the service ended", failures)
 
-    async def _stop_in_stages(self, checks: health.aio.HealthServicer, reason: str) -> None:
-        log.info("runtime.stopping", extra={"reason": reason})
+    async def _announce(self, component: Component, checks: _Checks, waiting: set[str], ready: asyncio.Event) -> None:
+        """Says SERVING for a component once it is ready, and for the server as a whole once all are."""
+        await ready.wait()
+        for name in component.services:
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+            waiting.discard(name)
+        log.info("runtime.ready", extra={"service": component.name})
+        if not waiting:
+            await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def _stop_in_stages(self, checks: _Checks) -> None:
+        log.info("runtime.stopping")
         started = time.monotonic()
-        await checks.enter_graceful_shutdown()
+        with suppress(TimeoutError):  # a watcher that does not read could hold it up for ever
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await checks.enter_graceful_shutdown()
         if self._settings.drain_delay:
             await asyncio.sleep(self._settings.drain_delay)
         count = self._calls.end_streams()
         log.info("runtime.streams_ended", extra={"count": count})
-        await self._server.stop(self._settings.stop_grace)
+        # grpc.aio lets calls that come during its own grace hang until its end: so it is stopped when there is nothing to wait for
         late = await self._calls.ended(self._settings.stop_grace)
         if late:
             log.warning("runtime.handlers_cancelled", extra={"count": late})
+        await self._server.stop(FLUSH_SECONDS)
         log.info("runtime.stopped", extra={"seconds": round(time.monotonic() - started, 3)})
 
 
-def _once(group: asyncio.TaskGroup, announce: Callable[[Component], Awaitable[None]], component: Component) -> Callable[[], None]:
-    called = False
-
-    def ready() -> None:
-        nonlocal called
-        if not called:
-            called = True
-
-            async def run() -> None:
-                await announce(component)
-
-            group.create_task(run(), name=f"announce {component.name}")
-
-    return ready
+async def _either(*events: asyncio.Event) -> None:
+    """Waits until one of the events is set."""
+    tasks = [asyncio.create_task(event.wait(), name="wait for an event") for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            await cancelled(task)
 
 
 @asynccontextmanager
@@ -156,16 +183,15 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    host, _, _ = settings.listen.rpartition(":")
+    address = parse(settings.listen)
     try:
-        port = server.add_insecure_port(settings.listen)
+        port = server.add_insecure_port(str(address))
     except RuntimeError as error:
         raise PortTaken(
-            f"OTTO_LISTEN={settings.listen}: the address can't be listened on; is another instance running there? "
-            "Stop it, or choose another address (port 0 takes a free one)"
+            f"OTTO_LISTEN={settings.listen}: the address can't be listened on; is another instance running there, or is the address "
+            "not one of this machine's? Stop the other one, or choose another address (port 0 takes a free one)"
         ) from error
-    dialable = "127.0.0.1" if host in {"", "0.0.0.0", "[::]", "::"} else host
     try:
-        yield Host(server, calls, f"{dialable}:{port}", settings)
+        yield Host(server, calls, address.dialable(port), settings)
     finally:
-        await server.stop(0)
+        await server.stop(None)

@@ -1,18 +1,23 @@
 """Settings from environment variables into frozen msgspec Structs, read once, in one place.
 
-A settings class is a frozen Struct whose fields are `Annotated[type, Meta(description=…)]` with a default; the description says the unit and why the
-default is what it is. `describe` renders the same text for the README, so the two can't drift apart.
+A settings class is a frozen Struct whose fields are `Annotated[type, Meta(description=…)]` with a default; the description says the unit
+and why the default is what it is. `describe` renders the same text for the README, so the two can't drift apart. What spans several
+fields, or needs more than a bound, is checked in `__post_init__`, which raises ValueError with a sentence that names the variable.
 
     SettingsError      names every variable that is wrong, and why
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
+
+from otto_runtime.addresses import parse
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -46,34 +51,62 @@ def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple
 
 
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
     """Reads `PREFIX_FIELD` variables into a new `settings_type`.
 
     An empty variable counts as not set. Fields that are tuples are split at commas.
-    Raises SettingsError that names every variable with a value that does not fit.
+    Raises SettingsError that names every variable that is missing or has a value that does not fit.
     """
     hints = get_type_hints(settings_type, include_extras=True)
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for name in settings_type.__struct_fields__:
-        variable = f"{prefix}_{name}".upper()
+    for field in msgspec.structs.fields(settings_type):
+        variable = f"{prefix}_{field.name}".upper()
         text = environ.get(variable, "").strip()
         if not text:
+            if field.required:
+                problems.append(f"{variable} has to be set")
             continue
-        raw: Any = [part.strip() for part in text.split(",") if part.strip()] if _is_tuple(hints[name]) else text
+        raw: Any = [part.strip() for part in text.split(",") if part.strip()] if _is_tuple(hints[field.name]) else text
         try:
-            values[name] = msgspec.convert(raw, hints[name], strict=False, dec_hook=_path)
-        except msgspec.ValidationError as error:
+            values[field.name] = msgspec.convert(raw, hints[field.name], strict=False, dec_hook=_path)
+        except (msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: expanduser knows no such home
             problems.append(f"{variable}={text!r}: {error}")
+            continue
+        if not _finite(values[field.name]):
+            problems.append(f"{variable}={text!r}: has to be a finite number")
     if problems:
         raise SettingsError(problems)
-    return settings_type(**values)
+    try:
+        return settings_type(**values)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+
+
+_OTHERS = re.compile(
+    r"OTTO_(SCALER|EXECUTOR|RELAY|STANDALONE)_.*"
+    r"|OTTO_(ADDRESS|OUTPUT|DEBUG)"
+    r"|OTTO_(PIPELINE_ID|STAGE_ID|TASK_ID|REPOSITORY|COMMIT_SHA|WORKER_INDEX|WORKER_COUNT|ATTEMPT|WORKSPACE)"
+)
+"""Variables that may be in the environment for somebody else: the other services, ottoctl, and what a worker is given."""
 
 
 def unknown(prefix: str, settings_types: Mapping[str, type[msgspec.Struct]], environ: Mapping[str, str]) -> list[str]:
-    """Variables that begin with `prefix` but belong to no setting: most likely misspelt. `settings_types` maps prefixes to classes."""
+    """Variables that begin with `prefix` but belong to no setting: most likely misspelt. `settings_types` maps prefixes to classes.
+
+    Those of another service, of ottoctl and of workers are left out, unless they begin with a prefix that is known here.
+    """
     known = {f"{p}_{n}".upper() for p, kind in settings_types.items() for n in kind.__struct_fields__}
-    return sorted(name for name in environ if name.startswith(f"{prefix}_") and name not in known)
+    ours = tuple(f"{p}_" for p in settings_types if p != prefix)
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(f"{prefix}_") and name not in known and (name.startswith(ours) or not _OTHERS.fullmatch(name))
+    )
 
 
 def describe(settings_type: type[msgspec.Struct], prefix: str) -> Iterator[Setting]:
@@ -81,12 +114,21 @@ def describe(settings_type: type[msgspec.Struct], prefix: str) -> Iterator[Setti
     hints = get_type_hints(settings_type, include_extras=True)
     for field in msgspec.structs.fields(settings_type):
         described = [m.description for m in get_args(hints[field.name])[1:] if isinstance(m, Meta) and m.description]
-        default = "" if field.default is msgspec.NODEFAULT or field.default is None else field.default
-        if isinstance(default, bool):
-            default = str(default).lower()
-        elif isinstance(default, tuple):
-            default = ",".join(default)
-        yield Setting(f"{prefix}_{field.name}".upper(), str(default), " ".join(described))
+        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        yield Setting(f"{prefix}_{field.name}".upper(), _text(default), " ".join(described))
+
+
+def _text(default: Any) -> str:
+    """A default as one would write it into the variable."""
+    if default is msgspec.NODEFAULT or default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(_text(part) for part in default)
+    if isinstance(default, float):
+        return f"{default:g}" if len(f"{default:g}") <= len(str(default)) and float(f"{default:g}") == default else str(default)
+    return str(default)
 
 
 class RuntimeSettings(msgspec.Struct, frozen=True):
@@ -95,22 +137,26 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
     listen: Annotated[
         str,
         Meta(
-            description="Address and port of the gRPC server. Loopback by default: whoever reaches it may run commands. Port 0 takes a free one."
+            description="Address and port of the gRPC server. Loopback by default: whoever reaches it may run commands. "
+            "Port 0 takes a free one."
         ),
     ] = "127.0.0.1:9090"
     metrics_listen: Annotated[
         str, Meta(description="Address and port of Prometheus `/metrics`; `off` for none. Port 0 takes a free one.")
     ] = "127.0.0.1:9464"
     log_format: Annotated[
-        str, Meta(pattern="^(auto|json|text)$", description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.")
+        Literal["auto", "json", "text"], Meta(description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.")
     ] = "auto"
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="The lowest level that is logged.")] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The lowest level that is logged.")] = "info"
     log_language: Annotated[
-        str, Meta(pattern="^(en|ko)$", description="Language of text logs: `en` or `ko`. JSON logs carry event names only.")
+        Literal["en", "ko"], Meta(description="Language of text logs: `en` or `ko`. JSON logs carry event names only.")
     ] = "en"
     otlp_endpoint: Annotated[
         str, Meta(description="OTLP/gRPC endpoint (`http://host:4317`) for traces and metrics; empty: none are exported.")
     ] = ""
+    otlp_interval: Annotated[
+        float, Meta(ge=1, description="Seconds between exports of metrics to the OTLP endpoint; 60 is OpenTelemetry's default.")
+    ] = 60.0
     trace_sample_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Share of new traces that are sampled; a caller's decision is kept.")
     ] = 1.0
@@ -126,3 +172,15 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
         Meta(ge=65536, le=67108864, description="Largest message taken in, in bytes. What goes out stays below 4 MiB, the clients' limit."),
     ] = 4194304
     max_concurrent_streams: Annotated[int, Meta(ge=1, description="Open calls per connection; further ones wait.")] = 10000
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for addresses that are none."""
+        for variable, text in (("OTTO_LISTEN", self.listen), ("OTTO_METRICS_LISTEN", self.metrics_listen)):
+            if variable == "OTTO_METRICS_LISTEN" and text == "off":
+                continue
+            try:
+                parse(text)
+            except ValueError as error:
+                raise ValueError(f"{variable}={error}") from error
+        if self.otlp_endpoint and not re.fullmatch(r"https?://[^/\s]+/?", self.otlp_endpoint):
+            raise ValueError(f"OTTO_OTLP_ENDPOINT={self.otlp_endpoint!r} is not of the form http://host:port or https://host:port")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 
-class EndedUnexpectedly(RuntimeError):
+class EndedUnexpectedly(RuntimeError):  # noqa: N818 - says what happened
     """A task that should have run until it is cancelled has returned."""
 
 
@@ -29,7 +29,7 @@ async def first(*work: Coroutine[Any, Any, Any]) -> None:
 
     Cancellation of the caller reaches all of them.
     """
-    tasks = [asyncio.create_task(w, name=w.__qualname__) for w in work]
+    tasks = [asyncio.create_task(w, name=getattr(w, "__qualname__", "first")) for w in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -42,9 +42,10 @@ async def first(*work: Coroutine[Any, Any, Any]) -> None:
 
 
 class Backoff:
-    """Delays between attempts: exponential with full jitter, back to the start after success.
+    """Delays between attempts: exponential with equal jitter, back to the start after success.
 
-    Full jitter (a delay drawn evenly between 0 and the bound) as in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    Equal jitter (a delay drawn evenly between half the bound and the bound) as in "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015: clients that failed together do not return together, and none returns at once.
     """
 
     def __init__(self, initial: float = 0.05, maximum: float = 5.0, factor: float = 2.0) -> None:

@@ -1,21 +1,18 @@
 """Metrics and traces. Metrics are prometheus_client's (1 µs each, where an OpenTelemetry counter costs 21); OTLP gets the same ones.
 
-The OpenTelemetry SDK is imported here only, and only when an OTLP endpoint is configured; without one, spans are the API's no-ops, but a caller's
-trace context is still passed on.
+The OpenTelemetry SDK is imported in `otlp` only, and that only when an OTLP endpoint is configured; without one, spans are the API's
+no-ops, but a caller's trace context is still passed on.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from opentelemetry import context, propagate, trace
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from otto_runtime.addresses import parse
 from otto_runtime.settings import RuntimeSettings
-
-if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +24,10 @@ RPC_SECONDS = Histogram(
 )
 RPC_OPEN = Gauge("otto_rpc_server_open", "Calls that run now.", ("method",))
 MESSAGES_SENT = Counter("otto_rpc_server_messages_sent_total", "Messages sent on streams.", ("method",))
+
+
+class MetricsPortTaken(Exception):  # noqa: N818 - says what happened, as server.PortTaken
+    """The address of `/metrics` can't be listened on; the text says which and what to do."""
 
 
 def tracer(name: str) -> trace.Tracer:
@@ -51,70 +52,35 @@ def current_traceparent() -> str:
 async def telemetry(settings: RuntimeSettings, service: str) -> AsyncIterator[None]:
     """Serves `/metrics` and exports to OTLP while it is entered; at the end what is left is flushed, for at most 5 seconds.
 
-    Raises OSError when the metrics port is taken.
+    Raises MetricsPortTaken. Flushing happens in a thread, so that an endpoint that does not answer holds up nothing but the end itself.
     """
-    server: Any = None
-    if settings.metrics_listen != "off":
-        host, _, port = settings.metrics_listen.rpartition(":")
-        server, thread = start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1")
-        log.info("runtime.metrics_serving", extra={"address": f"{host}:{server.server_port}"})
-    flush = _export(settings, service) if settings.otlp_endpoint else None
+    with _metrics(settings.metrics_listen):
+        if not settings.otlp_endpoint:
+            yield
+            return
+        from otto_runtime.otlp import exporting  # the SDK costs memory and start-up time that only those who export shall pay
+
+        async with exporting(settings, service):
+            yield
+
+
+@contextmanager
+def _metrics(listen: str) -> Iterator[None]:
+    if listen == "off":
+        yield
+        return
+    address = parse(listen)
+    try:
+        server, thread = start_http_server(address.port, addr=address.bare_host)
+    except OSError as error:
+        raise MetricsPortTaken(
+            f"OTTO_METRICS_LISTEN={listen}: the address can't be listened on ({error.strerror}). "
+            "Choose another one (port 0 takes a free one), or `off`"
+        ) from error
+    log.info("runtime.metrics_serving", extra={"address": address.dialable(server.server_port)})
     try:
         yield
     finally:
-        if flush is not None:
-            flush()
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=5)
-
-
-def _export(settings: RuntimeSettings, service: str) -> Callable[[], None]:
-    from opentelemetry import metrics
-    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-
-    resource = Resource.create({"service.name": service, "service.namespace": "ottoscaler"})
-    insecure = not settings.otlp_endpoint.startswith("https")
-    spans = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.trace_sample_ratio)))
-    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure)))
-    trace.set_tracer_provider(spans)
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=settings.otlp_endpoint, insecure=insecure))
-    meters = MeterProvider(resource=resource, metric_readers=[reader])
-    metrics.set_meter_provider(meters)
-    _bridge(meters.get_meter("otto_runtime"))
-
-    def flush() -> None:
-        spans.force_flush(5_000)
-        spans.shutdown()
-        meters.shutdown(5_000)
-
-    return flush
-
-
-def _bridge(meter: Any) -> None:
-    """Hands every sample of the Prometheus registry on to OpenTelemetry: counters, and the parts of histograms, as sums; the rest as gauges."""
-    from opentelemetry.metrics import Observation
-
-    def reading(sample_name: str) -> Callable[["CallbackOptions"], Iterable["Observation"]]:
-        def read(_: "CallbackOptions") -> Iterable["Observation"]:
-            for family in REGISTRY.collect():
-                for sample in family.samples:
-                    if sample.name == sample_name:
-                        yield Observation(sample.value, sample.labels)
-
-        return read
-
-    for family in REGISTRY.collect():
-        parts = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type)
-        for part in parts or ("",):
-            create = meter.create_observable_counter if parts else meter.create_observable_gauge
-            name = family.name + part
-            create(name, callbacks=[reading(name)], description=family.documentation)
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)

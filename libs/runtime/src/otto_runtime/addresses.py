@@ -1,0 +1,34 @@
+"""Network addresses as people write them: HOST:PORT."""
+
+import re
+from typing import NamedTuple
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
+_EVERY_INTERFACE = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - recognised here, never the default
+
+
+class Address(NamedTuple):
+    """Where to listen. `host` has brackets where it is an IPv6 address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def bare_host(self) -> str:
+        """The host as sockets want it, without brackets."""
+        return self.host.strip("[]")
+
+    def dialable(self, port: int) -> str:
+        """The address that a client on this machine can dial when this one is listened on at `port`."""
+        return f"{'127.0.0.1' if self.host in _EVERY_INTERFACE else self.host}:{port}"
+
+
+def parse(text: str) -> Address:
+    """Reads HOST:PORT. Raises ValueError with words for the user; gRPC itself would take `127.0.0.1` as port 443 and `:-1` as 65535."""
+    found = _ADDRESS.fullmatch(text.strip())
+    if found is None or int(found["port"]) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT with a port up to 65535, like 127.0.0.1:9090 or [::1]:9090 (port 0 takes a free one)")
+    return Address(found["host"], int(found["port"]))

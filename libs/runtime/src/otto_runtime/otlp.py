@@ -1,0 +1,157 @@
+"""Export of traces and metrics by OTLP: the only module that knows the OpenTelemetry SDK, imported only when an endpoint is configured.
+
+Metrics are read from the Prometheus registry as a whole at every export, so that families and labels that appear later are exported too,
+histograms stay histograms, and nothing is counted twice.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.samples import Sample
+
+from otto_runtime.settings import RuntimeSettings
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def exporting(settings: RuntimeSettings, service: str) -> AsyncIterator[None]:
+    """Exports spans as they end and metrics every `otlp_interval` seconds while entered; flushes at the end, at most 5 seconds.
+
+    The tracer provider is the process's, so this can be entered once per process.
+    """
+    endpoint, insecure = settings.otlp_endpoint, not settings.otlp_endpoint.startswith("https")
+    resource = Resource.create({"service.name": service, "service.namespace": "ottoscaler"})
+    spans = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.trace_sample_ratio)), shutdown_on_exit=False)
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=insecure, timeout=FLUSH_SECONDS)))
+    trace.set_tracer_provider(spans)
+    exporter = OTLPMetricExporter(endpoint=endpoint, insecure=insecure, timeout=FLUSH_SECONDS)
+    ended = threading.Event()
+
+    def export() -> None:
+        exporter.export(metrics_data(REGISTRY, resource))
+
+    def export_repeatedly() -> None:
+        while not ended.wait(settings.otlp_interval):
+            export()
+
+    def flush() -> None:
+        spans.force_flush(int(FLUSH_SECONDS * 1000))
+        export()
+
+    threading.Thread(target=export_repeatedly, name="otlp metrics", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        in_time = await _in_daemon_thread(flush, FLUSH_SECONDS)
+        if not in_time:
+            log.warning("runtime.telemetry_lost", extra={"endpoint": endpoint})
+        # both only set a flag that ends waiting retries; the threads are daemons
+        threading.Thread(target=spans.shutdown, name="otlp end of spans", daemon=True).start()
+        threading.Thread(target=exporter.shutdown, name="otlp end of metrics", daemon=True).start()
+
+
+async def _in_daemon_thread(work: Callable[[], None], timeout: float) -> bool:
+    """Runs blocking work in a thread that the process's end does not wait for; False when it has not ended after `timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="otlp flush", daemon=True).start()
+    try:
+        async with asyncio.timeout(timeout):
+            await done.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def metrics_data(registry: CollectorRegistry, resource: Resource) -> MetricsData:
+    """All that the registry has now, as OTLP data points."""
+    now = time.time_ns()
+    metrics = [metric for family in registry.collect() for metric in _metrics_of(family, now)]
+    scope = ScopeMetrics(scope=InstrumentationScope("otto_runtime"), metrics=metrics, schema_url="")
+    return MetricsData(resource_metrics=[ResourceMetrics(resource=resource, scope_metrics=[scope], schema_url="")])
+
+
+def _metrics_of(family: Family, now: int) -> Iterable[Metric]:
+    created = {_key(s): int(s.value * 1e9) for s in family.samples if s.name.endswith("_created")}
+    if family.type == "histogram":
+        points = list(_histograms(family, created, now))
+        if points:
+            yield Metric(family.name, family.documentation, family.unit, Histogram(points, AggregationTemporality.CUMULATIVE))
+        return
+    counts = family.type == "counter"
+    numbers = [
+        NumberDataPoint(dict(s.labels), created.get(_key(s), now), now, s.value) for s in family.samples if not s.name.endswith("_created")
+    ]
+    if not numbers:
+        return
+    if counts:
+        yield Metric(family.name, family.documentation, family.unit, Sum(numbers, AggregationTemporality.CUMULATIVE, is_monotonic=True))
+    else:
+        yield Metric(family.name, family.documentation, family.unit, Gauge(numbers))
+
+
+def _key(sample: Sample) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
+
+
+def _histograms(family: Family, created: dict[tuple[tuple[str, str], ...], int], now: int) -> Iterable[HistogramDataPoint]:
+    series: dict[tuple[tuple[str, str], ...], dict[str, float]] = {}
+    for sample in family.samples:
+        part = sample.labels["le"] if sample.name.endswith("_bucket") else sample.name.removeprefix(family.name)
+        series.setdefault(_key(sample), {})[part] = sample.value
+    for key, parts in series.items():
+        bounds = sorted(float(part) for part in parts if not part.startswith("_") and part != "+Inf")
+        cumulative = [*(parts[_bound_text(parts, bound)] for bound in bounds), parts.get("+Inf", parts.get("_count", 0.0))]
+        yield HistogramDataPoint(
+            attributes=dict(key),
+            start_time_unix_nano=created.get(key, now),
+            time_unix_nano=now,
+            count=int(cumulative[-1]),
+            sum=parts.get("_sum", 0.0),
+            bucket_counts=[int(upper - lower) for lower, upper in zip([0.0, *cumulative], cumulative, strict=False)],
+            explicit_bounds=bounds,
+            min=float("nan"),
+            max=float("nan"),
+        )
+
+
+def _bound_text(parts: dict[str, float], bound: float) -> str:
+    return next(text for text in parts if not text.startswith("_") and float(text) == bound)
