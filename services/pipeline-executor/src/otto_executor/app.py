@@ -1,0 +1,71 @@
+"""The composition root: settings → store, channel to the scaler → conductor → servicer."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc.aio
+
+from otto_executor.conductor import Conductor
+from otto_executor.errors import ExecutorError, StoreUnusableError
+from otto_executor.retention import Keeping
+from otto_executor.retry import RetryPolicy
+from otto_executor.run import Patience
+from otto_executor.runner import Means, Watch
+from otto_executor.service import PipelineService
+from otto_executor.settings import Settings
+from otto_executor.stores import RunStore
+from otto_executor.stores.sqlite import open_store
+from otto_executor.workers import ScalerWorkers
+from otto_runtime.channels import dial
+from otto_runtime.launch import StartError
+from otto_runtime.server import Component
+from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
+from ottoscaler.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
+
+
+@asynccontextmanager
+async def executor_component(settings: Settings, scaler_address: str = "") -> AsyncIterator[Component]:
+    """PipelineService over the SQLite store. `scaler_address` wins over the settings'.
+
+    Raises StartError when the memory of runs can't be opened.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            store: RunStore = await open_store(settings.database)
+        except StoreUnusableError as error:
+            raise StartError(str(error)) from error
+        stack.push_async_callback(store.close)
+        scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
+        channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
+        conductor = conductor_over(settings, store, channel)
+        servicer = PipelineService(conductor, settings)
+
+        def register(server: grpc.aio.Server) -> None:
+            add_PipelineServiceServicer_to_server(servicer, server)
+
+        yield Component(
+            name="pipeline-executor",
+            services=(pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name,),
+            register=register,
+            run=conductor.run,
+            public_errors=(ExecutorError,),
+        )
+
+
+def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channel) -> Conductor:
+    """The conductor that the settings describe."""
+    infrastructure = RetryPolicy(retries=settings.infrastructure_retries, delay=settings.infrastructure_retry_delay, multiplier=2.0)
+    means = Means(
+        store=store,
+        workers=ScalerWorkers(channel),
+        watch=Watch(),
+        patience=Patience(
+            infrastructure=infrastructure, grace=settings.stop_grace, margin=settings.stop_margin, unseen=settings.unseen_timeout
+        ),
+        draw=random.random,
+        journal_limit=settings.journal_messages,
+        notice_after=settings.unavailable_notice,
+    )
+    keeping = Keeping(workspace=settings.workspace_retention, runs=settings.run_retention, count=settings.run_retention_count)
+    return Conductor(means, keeping, settings.max_active_pipelines)

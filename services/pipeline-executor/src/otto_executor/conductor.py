@@ -1,0 +1,279 @@
+"""All runs: begins them, hands out what is heard of workers, lets clients read and decide, and goes on with them after a restart."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import aclosing
+from dataclasses import replace
+
+from otto_executor.approval import Approval, Decision
+from otto_executor.definition import Definition
+from otto_executor.errors import (
+    NotReadyError,
+    PipelineExistsError,
+    PipelineNotFoundError,
+    RunUnreadableError,
+    StoreUnavailableError,
+    TooManyRunsError,
+    WorkersUnavailableError,
+)
+from otto_executor.orders import Synced, WorkerReport
+from otto_executor.progress import Progress
+from otto_executor.retention import Keeping, Retention
+from otto_executor.run import Run
+from otto_executor.runner import Means, Runner
+from otto_executor.stage import StageStatus
+from otto_executor.stores import Key, StoredRun, Summary, summary
+from otto_runtime.tasks import Backoff
+
+log = logging.getLogger(__name__)
+BATCH = 200
+"""Messages read from the store at once; a few hundred kilobytes at most."""
+START_PATIENCE = 10.0
+"""Seconds that a call waits for the service to have loaded its runs before it is told to come again."""
+
+
+class Conductor:
+    """Every run that goes on, and the memory of those that ended."""
+
+    def __init__(self, means: Means, keeping: Keeping, max_active: int) -> None:
+        """`max_active` runs may be unfinished at a time."""
+        self._means = replace(means, rewatch=self.rewatch)
+        self._store = means.store
+        self._max_active = max_active
+        self._active: dict[str, Runner] = {}
+        self._retention = Retention(means.store, means.workers, keeping, means.clock)
+        self._group: asyncio.TaskGroup | None = None
+        self._accepting = asyncio.Event()
+        self._rewatching: asyncio.Timeout | None = None
+        self._strays: set[tuple[str, str]] = set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Goes on with unfinished runs and drives all others until cancelled; `ready` is called when all workers are known. Runs stay as stored."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                await self._load()
+                self._accepting.set()
+                self._group.create_task(self._retention.run(), name="retention")
+                await self._watch(ready)
+        finally:
+            self._accepting.clear()
+            self._group = None
+
+    def rewatch(self) -> None:
+        """Has the watch of all workers opened again, for a new snapshot."""
+        if self._rewatching is not None and not self._rewatching.expired():
+            self._rewatching.reschedule(asyncio.get_running_loop().time())
+
+    # What clients ask for
+
+    async def begin(self, definition: Definition, request: bytes) -> None:
+        """Stores a run and begins it. Raises PipelineExistsError or TooManyRunsError. Done also if the caller is cancelled meanwhile."""
+        group = await self._ready()
+
+        async def begin() -> Exception | None:
+            try:
+                await self._begin(definition, request)
+            except Exception as error:  # noqa: BLE001  handed to the caller; raised here it would end the group
+                return error
+            return None
+
+        error = await asyncio.shield(group.create_task(begin(), name=f"begin {definition.pipeline_id}"))
+        if error is not None:
+            raise error
+
+    async def follow(
+        self, pipeline_id: str, after: int = 0, *, to_the_end: bool = True, replayed: bool = True
+    ) -> AsyncIterator[tuple[Progress, bool]]:
+        """The messages after a sequence and whether they were there before this call; with `to_the_end` also those that follow.
+
+        Ends after the final message, and without one when the service stops. Raises PipelineNotFoundError.
+        With `replayed` False nothing counts as having been there before: for the caller who began the run.
+        """
+        await self._ready()
+        runner = self._active.get(pipeline_id)
+        if runner is None and await self._store.summary(pipeline_id) is None:
+            raise PipelineNotFoundError(pipeline_id)
+        journal = runner.journal if runner is not None else None
+        before = journal.last_sequence if journal is not None else None
+        while True:
+            batch = journal.after(after, BATCH) if journal is not None else None
+            if batch is None:
+                batch = await self._store.progress(pipeline_id, after, BATCH)
+            for progress in batch:
+                if before is not None and progress.sequence > before and not to_the_end:
+                    return
+                after = progress.sequence
+                yield progress, replayed and (before is None or progress.sequence <= before)
+                if progress.final:
+                    return
+            if batch:
+                continue
+            if journal is None or journal.closed or not to_the_end:
+                return
+            await journal.news(after)
+
+    async def load(self, pipeline_id: str) -> StoredRun:
+        """The run as it stands; not to be changed. Raises PipelineNotFoundError."""
+        await self._ready()
+        runner = self._active.get(pipeline_id)
+        record = runner.record if runner is not None else await self._store.load(pipeline_id)
+        if record is None:
+            raise PipelineNotFoundError(pipeline_id)
+        return record
+
+    async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
+        """At most `limit` runs, newest first, from the one that follows `after`."""
+        await self._ready()
+        return await self._store.page(statuses, after, limit)
+
+    async def cancel(self, pipeline_id: str, words: str) -> Summary:
+        """Stops a run; returns how it stands once that is stored. Raises PipelineNotFoundError."""
+        await self._ready()
+        runner = self._active.get(pipeline_id)
+        if runner is not None:
+            return await runner.ask(lambda run, now: _cancelled(run, words, now))
+        found = await self._store.summary(pipeline_id)
+        if found is None:
+            raise PipelineNotFoundError(pipeline_id)
+        return found
+
+    def cancel_later(self, pipeline_id: str, words: str) -> None:
+        """Stops a run without waiting for it; nothing if it does not go on."""
+        runner = self._active.get(pipeline_id)
+        if runner is not None:
+            runner.tell(lambda run, now: run.cancel(words, now))
+
+    async def approve(self, pipeline_id: str, stage_id: str, decision: Decision, user: str, comment: str) -> Approval:
+        """Stores a decision about a stage. Raises PipelineNotFoundError, and what Run.approve raises."""
+        await self._ready()
+        runner = self._active.get(pipeline_id)
+        if runner is not None:
+            return await runner.ask(lambda run, now: run.approve(stage_id, decision, user, comment, now))
+        record = await self.load(pipeline_id)
+        run = Run(record.definition, record.state, self._means.patience, self._means.draw)
+        return run.approve(stage_id, decision, user, comment, self._means.clock())
+
+    # How it goes on
+
+    async def _ready(self) -> asyncio.TaskGroup:
+        try:
+            async with asyncio.timeout(START_PATIENCE):
+                await self._accepting.wait()
+        except TimeoutError:
+            raise NotReadyError("the service is starting or stopping; repeat the call") from None
+        assert self._group is not None
+        return self._group
+
+    async def _load(self) -> None:
+        for pipeline_id in await self._store.unfinished():
+            try:
+                record = await self._store.load(pipeline_id)
+            except RunUnreadableError as error:
+                log.error("executor.run.unreadable", extra={"pipeline": pipeline_id, "reason": str(error)})  # noqa: TRY400  the reason says it all
+                continue
+            if record is not None:
+                self._drive(Runner(record, self._means))
+        log.info("executor.runs.loaded", extra={"count": len(self._active)})
+
+    async def _begin(self, definition: Definition, request: bytes) -> None:
+        found = await self._store.summary(definition.pipeline_id)
+        if found is not None:
+            raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
+        if len(self._active) >= self._max_active:
+            raise TooManyRunsError(
+                f"INSUFFICIENT_RESOURCES: {len(self._active)} pipelines are unfinished, which is the most that is configured; try again later"
+            )
+        run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw)
+        step = run.take()
+        assert step is not None
+        record = StoredRun(definition, request, run.state)
+        await self._store.create(record, step.progress)
+        log.info("executor.run.begun", extra={"pipeline": definition.pipeline_id, "stages": len(definition.stages)})
+        runner = Runner(record, self._means)
+        runner.begun(step.progress)
+        self._drive(runner)
+
+    def _drive(self, runner: Runner) -> None:
+        assert self._group is not None
+        self._active[runner.pipeline_id] = runner
+        self._group.create_task(self._drive_to_the_end(runner), name=f"run {runner.pipeline_id}")
+
+    async def _drive_to_the_end(self, runner: Runner) -> None:
+        try:
+            await runner.drive()
+        finally:
+            del self._active[runner.pipeline_id]
+        state = runner.record.state
+        if state.ended_at is not None:
+            self._retention.ended(runner.pipeline_id, state.ended_at)
+            log.info("executor.run.ended", extra={"pipeline": runner.pipeline_id, "status": state.status.lower()})
+
+    async def _watch(self, ready: Callable[[], None]) -> None:
+        watch, backoff, silent = self._means.watch, Backoff(0.1, 5.0), False
+        while True:
+            watch.number += 1
+            words = "the stream ended"
+            try:
+                async with asyncio.timeout(None) as self._rewatching, aclosing(self._means.workers.watch()) as events:
+                    await self._hand_out(events, backoff, ready)
+            except WorkersUnavailableError as error:
+                words = error.words
+            except TimeoutError:
+                words = "a new snapshot was asked for"
+            finally:
+                self._rewatching = None
+            if watch.synced or not silent:
+                log.warning("executor.watch.interrupted", extra={"reason": words})
+            silent = not watch.synced
+            watch.synced = False
+            await backoff.wait()
+
+    async def _hand_out(self, events: AsyncIterator[WorkerReport | Synced], backoff: Backoff, ready: Callable[[], None]) -> None:
+        watch = self._means.watch
+        present: dict[str, set[tuple[str, int, int]]] = {}
+        async for event in events:
+            if isinstance(event, WorkerReport):
+                if not watch.synced:
+                    present.setdefault(event.pipeline_id, set()).add((event.stage_id, event.attempt, event.index))
+                runner = self._active.get(event.pipeline_id)
+                if runner is not None:
+                    runner.report(event)
+                elif not event.status.ended:
+                    self._stray(event)
+                continue
+            watch.synced = True
+            backoff.reset()
+            for runner in self._active.values():
+                runner.synced(present.get(runner.pipeline_id, set()), watch.number)
+            log.info("executor.watch.synced", extra={"workers": sum(map(len, present.values()))})
+            present = {}
+            ready()
+
+    def _stray(self, report: WorkerReport) -> None:
+        """A live worker of a run that does not go on here is stopped if that run has ended; others' workers are left alone."""
+        key = (report.pipeline_id, report.stage_id)
+        if key in self._strays or self._group is None:
+            return
+        self._strays.add(key)
+        self._group.create_task(self._stop_stray(*key), name=f"stop stray {key}")
+
+    async def _stop_stray(self, pipeline_id: str, stage_id: str) -> None:
+        backoff = Backoff(0.5, 10.0)
+        try:
+            for _ in range(10):
+                try:
+                    found = await self._store.summary(pipeline_id)
+                    if found is not None and found.ended_at is not None:
+                        await self._means.workers.stop(pipeline_id, stage_id, "its pipeline has ended")
+                        log.warning("executor.worker.stray", extra={"pipeline": pipeline_id, "stage": stage_id})
+                    return
+                except (WorkersUnavailableError, StoreUnavailableError):
+                    await backoff.wait()
+        finally:
+            self._strays.discard((pipeline_id, stage_id))
+
+
+def _cancelled(run: Run, words: str, now: float) -> Summary:
+    run.cancel(words, now)
+    return summary(run.definition, run.state)

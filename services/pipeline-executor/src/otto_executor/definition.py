@@ -1,0 +1,32 @@
+"""A pipeline as it was asked for: never changes once it is stored."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from otto_executor.graph import Graph
+from otto_executor.stage import StageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What is to run. `stages` are in the order they were given, the checkout first; `depends_on` holds the implied dependencies too."""
+
+    pipeline_id: str
+    name: str = ""
+    stages: tuple[StageSpec, ...] = ()
+    repository: str = ""
+    commit_sha: str = ""
+    triggered_by: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    fail_fast: bool = False
+    traceparent: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def workspace(self) -> str:
+        """The name of the directory that the run's workers share."""
+        return "ws-" + hashlib.sha256(self.pipeline_id.encode()).hexdigest()[:16]
+
+    def graph(self) -> Graph:
+        """The stages' graph. Raises graphlib.CycleError, which validation has ruled out."""
+        return Graph({stage.stage_id: stage.depends_on for stage in self.stages})

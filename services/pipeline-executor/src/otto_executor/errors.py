@@ -1,0 +1,120 @@
+"""What the executor tells its clients when something can't be done.
+
+ExecutorError
+├── InvalidRequestError        INVALID_ARGUMENT      the request names something wrong; the text names every field
+├── PipelineNotFoundError      NOT_FOUND             no such run
+├── StageNotFoundError         NOT_FOUND             no such stage in that run
+├── PipelineExistsError        ALREADY_EXISTS        stages were sent for a known id
+├── NotAnApproverError         PERMISSION_DENIED     the user is not among the stage's approvers
+├── NotApprovableError         FAILED_PRECONDITION   the stage needs no approval, was decided otherwise, or has ended
+├── TooManyRunsError           RESOURCE_EXHAUSTED    the cap on unfinished runs is reached
+├── NotReadyError              UNAVAILABLE           starting or stopping; repeat
+├── StoreUnavailableError      UNAVAILABLE           the memory of runs can't be read or written now; repeat
+├── RunUnreadableError         DATA_LOSS             a kept run can't be understood; it is left as it is
+└── UnimplementedError         UNIMPLEMENTED         not there yet
+
+StoreUnusableError             the memory of runs can't be opened at all: the service does not start
+SaveConflictError              another process saved the same run meanwhile: this one has to let go of it
+WorkersUnavailableError        the scaler can't be asked now: ask again
+"""
+
+
+class ExecutorError(Exception):
+    """Root of what clients may read; the text is written for them."""
+
+    grpc_status = "INTERNAL"
+
+
+class InvalidRequestError(ExecutorError):
+    """Something in the request is wrong."""
+
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class PipelineNotFoundError(ExecutorError):
+    """There is no run of that id."""
+
+    grpc_status = "NOT_FOUND"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(f"NOT_FOUND: there is no pipeline {pipeline_id!r}")
+
+
+class StageNotFoundError(ExecutorError):
+    """The run has no stage of that id."""
+
+    grpc_status = "NOT_FOUND"
+
+    def __init__(self, pipeline_id: str, stage_id: str) -> None:
+        super().__init__(f"NOT_FOUND: pipeline {pipeline_id!r} has no stage {stage_id!r}")
+
+
+class PipelineExistsError(ExecutorError):
+    """Stages were sent for an id that is known already."""
+
+    grpc_status = "ALREADY_EXISTS"
+
+    def __init__(self, pipeline_id: str, state: str, *, ended: bool) -> None:
+        word = "ALREADY_COMPLETED: " if ended else ""
+        super().__init__(
+            f"{word}pipeline {pipeline_id!r} exists already ({state}); "
+            "to follow it send its pipeline_id without stages, to run it again choose another pipeline_id"
+        )
+
+
+class NotAnApproverError(ExecutorError):
+    """The user may not decide about that stage."""
+
+    grpc_status = "PERMISSION_DENIED"
+
+
+class NotApprovableError(ExecutorError):
+    """There is nothing to decide about that stage, or not any more."""
+
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class TooManyRunsError(ExecutorError):
+    """The cap on unfinished runs is reached."""
+
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class NotReadyError(ExecutorError):
+    """The service is starting or stopping."""
+
+    grpc_status = "UNAVAILABLE"
+
+
+class StoreUnavailableError(ExecutorError):
+    """The memory of runs can't be read or written at the moment."""
+
+    grpc_status = "UNAVAILABLE"
+
+
+class RunUnreadableError(ExecutorError):
+    """What is kept of a run can't be understood: it was damaged, or written by another version."""
+
+    grpc_status = "DATA_LOSS"
+
+
+class UnimplementedError(ExecutorError):
+    """A part of the contract that is not there yet."""
+
+    grpc_status = "UNIMPLEMENTED"
+
+
+class StoreUnusableError(Exception):
+    """The memory of runs can't be opened; the text says why and what to do."""
+
+
+class SaveConflictError(Exception):
+    """Another process has saved the run since it was loaded here."""
+
+
+class WorkersUnavailableError(Exception):
+    """The scaler can't be asked at the moment; `words` says what was seen."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words

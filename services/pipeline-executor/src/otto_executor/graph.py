@@ -1,0 +1,42 @@
+"""The DAG of a pipeline: its order, who waits for whom, and the cycle if it is none.
+
+graphlib gives the order and finds cycles. Which stages are ready is asked of the run's state each time instead of graphlib's incremental
+sorter, because a state that was loaded after a crash has no such sorter, and so both ways are one.
+"""
+
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+
+
+class Graph:
+    """An acyclic graph of stage ids."""
+
+    def __init__(self, dependencies: Mapping[str, Sequence[str]]) -> None:
+        """`dependencies` maps each stage to those that have to end first; all of them are keys. Raises graphlib.CycleError."""
+        self.dependencies = {stage: tuple(needs) for stage, needs in dependencies.items()}
+        self.order: tuple[str, ...] = tuple(TopologicalSorter(self.dependencies).static_order())
+        """Every stage after all it depends on."""
+        self._ancestors: dict[str, frozenset[str]] = {}
+        for stage in self.order:
+            needs = self.dependencies[stage]
+            self._ancestors[stage] = frozenset(needs).union(*(self._ancestors[n] for n in needs))
+
+    def ancestors(self, stage: str) -> frozenset[str]:
+        """All stages that come before this one on some path."""
+        return self._ancestors[stage]
+
+
+def find_cycle(dependencies: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """A cycle in the direction of the work, first and last the same, e.g. ("a", "b", "a") when b waits for a and a for b; empty if there is none.
+
+    Dependencies that are no keys are left out.
+    """
+    known = {stage: [n for n in needs if n in dependencies] for stage, needs in dependencies.items()}
+    try:
+        TopologicalSorter(known).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        start = cycle.index(min(cycle[:-1], key=list(dependencies).index))
+        turned = cycle[start:-1] + cycle[:start]
+        return (*turned, turned[0])
+    return ()

@@ -1,0 +1,88 @@
+"""What the executor asks of whoever runs workers, and what it hears from there."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from otto_executor.retry import Failure, FailureCause
+from otto_executor.stage import StageSpec, WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The workers of one attempt of a stage. The same order twice creates nothing twice."""
+
+    pipeline_id: str
+    stage: StageSpec
+    attempt: int
+    workspace: str
+    """Empty: a directory of its own for each worker."""
+    repository: str
+    commit_sha: str
+    checkout: bool
+    """Whether the workers have to check the repository out; otherwise they are only told its name."""
+    traceparent: str
+    triggered_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """All workers of the order exist, whatever has become of them since."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not all workers of the order can be had; those in `names` exist."""
+
+    failure: Failure
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """How a worker of a stage stands."""
+
+    pipeline_id: str
+    stage_id: str
+    attempt: int
+    index: int
+    """From 1."""
+    name: str
+    status: WorkerStatus
+    exit_code: int | None = None
+    cause: FailureCause | None = None
+    words: str = ""
+
+
+class Synced:
+    """The watch has now reported every worker there is."""
+
+
+SYNCED = Synced()
+
+
+class Workers(Protocol):
+    """The scaler, as far as the executor needs it. Every method raises WorkersUnavailableError when it can't be asked now."""
+
+    async def start(self, order: Order) -> Created | Refused:
+        """Has the workers created, waiting for capacity if need be. Idempotent."""
+
+    async def stop(self, pipeline_id: str, stage_id: str, reason: str) -> list[WorkerReport]:
+        """Asks all unfinished workers of a stage to end and reports how the stage's workers stand then. Idempotent."""
+
+    async def delete_workspace(self, workspace: str) -> None:
+        """Has a workspace deleted. Idempotent."""
+
+    def watch(self) -> AsyncIterator[WorkerReport | Synced]:
+        """Every stage's worker there is, SYNCED, then every change. Ends or raises when it is interrupted: watch again."""
+
+
+def task_id(pipeline_id: str, stage_id: str) -> str:
+    """The task of a stage's workers. Escaped, so that two different pairs never give the same text."""
+
+    def escaped(text: str) -> str:
+        return text.replace("%", "%25").replace("/", "%2F")
+
+    return f"{escaped(pipeline_id)}/{escaped(stage_id)}"

@@ -1,0 +1,567 @@
+"""A run as a state machine: what happens goes in with the time, what to do comes out of the state. No input, no output, no clock of its own.
+
+`wanted()` follows from the state alone, so a run that was loaded after a crash wants exactly what it wanted before.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+
+from otto_executor import attempt
+from otto_executor.approval import Approval, Decision, decided, in_words, who_may
+from otto_executor.attempt import Verdict
+from otto_executor.definition import Definition
+from otto_executor.errors import NotApprovableError, StageNotFoundError
+from otto_executor.orders import Created, Order, Refused, WorkerReport
+from otto_executor.progress import Progress, counted, seconds, share, shortened
+from otto_executor.retry import Failure, FailureCause, RetryPolicy, decide
+from otto_executor.run_state import Cancellation, RunState, fresh
+from otto_executor.stage import CHECKOUT, Phase, RunCondition, StageSpec, StageState, StageStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much trouble a run puts up with; times in seconds."""
+
+    infrastructure: RetryPolicy = RetryPolicy(retries=2, delay=2.0, multiplier=2.0)
+    """The budget for causes that are not the pipeline's fault, per stage."""
+    grace: float = 10.0
+    """What workers may take to end where the stage does not say."""
+    margin: float = 30.0
+    """What the scaler may take beyond a timeout or a grace."""
+    unseen: float = 60.0
+    """How long after its creation nothing may be heard of a worker."""
+    stops: int = 5
+    """How often workers are asked to stop before the attempt is ended without them."""
+
+
+class Kind(StrEnum):
+    """What can be done for a stage."""
+
+    START = "START"
+    STOP = "STOP"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something to be done for a stage; equal actions are the same one."""
+
+    kind: Kind
+    stage_id: str
+    attempt: int
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What has to be stored before anything else is done. `edge`: a start, an end or a decision, which has to survive a power cut."""
+
+    progress: tuple[Progress, ...]
+    edge: bool
+
+
+_ENDINGS = {StageStatus.FAILED: "failed", StageStatus.SKIPPED: "was skipped", StageStatus.CANCELLED: "was cancelled"}
+
+
+class Run:
+    """One run. Every input method takes `now` in seconds since the epoch; `take` gives what there is to store after it."""
+
+    def __init__(self, definition: Definition, state: RunState, patience: Patience, draw: Callable[[], float]) -> None:
+        """Goes on from `state`. `draw` gives random numbers from 0 to 1, for jitter."""
+        self.definition = definition
+        self.state = state
+        self._graph = definition.graph()
+        self._specs = {stage.stage_id: stage for stage in definition.stages}
+        self._patience = patience
+        self._draw = draw
+        self._progress: list[Progress] = []
+        self._changed = False
+        self._edge = False
+        self._confirmed_in: dict[str, float] = {}
+        self._noted: set[tuple[str, int]] = set()
+        self._strays: set[str] = set()
+
+    @classmethod
+    def begun(cls, definition: Definition, now: float, patience: Patience, draw: Callable[[], float]) -> "Run":
+        """A new run that has announced its stages and wants its first workers."""
+        run = cls(definition, fresh(definition, now), patience, draw)
+        words = f"accepted: {counted(len(definition.stages), 'stage')}"
+        run._say("", StageStatus.RUNNING, "; ".join([words, *definition.warnings]), now)
+        for spec in definition.stages:
+            if spec.approvers is None:
+                needs = ", ".join(spec.depends_on)
+                run._say(spec.stage_id, StageStatus.PENDING, f"waits for {shortened(needs)}" if needs else "starts now", now)
+            else:
+                # Not announced: existing clients drop a second PENDING message, and the one that matters says that it is this stage's turn.
+                run.state.stages[spec.stage_id].approval = Approval(spec.approvers)
+        run._advance(now)
+        return run
+
+    # What there is to store and to do
+
+    def take(self) -> Step | None:
+        """What the inputs since the last call have changed; None if nothing that has to be stored."""
+        if not (self._changed or self._progress):
+            return None
+        step = Step(tuple(self._progress), self._edge)
+        self._progress, self._changed, self._edge = [], False, False
+        return step
+
+    def wanted(self) -> set[Action]:
+        """What is to be done now, once everything is stored. An action is wanted until an input tells its outcome."""
+        actions = {Action(Kind.STOP, stage_id, 0) for stage_id in self._strays}
+        for stage_id, state in self.state.stages.items():
+            if state.phase is Phase.STARTING:
+                actions.add(Action(Kind.START, stage_id, state.attempt))
+            elif state.phase is Phase.STOPPING and not state.stop_confirmed:
+                actions.add(Action(Kind.STOP, stage_id, state.attempt, state.stops))
+        return actions
+
+    def order(self, stage_id: str) -> Order:
+        """The workers of the stage's current attempt."""
+        spec, state, definition = self._specs[stage_id], self.state.stages[stage_id], self.definition
+        return Order(
+            pipeline_id=definition.pipeline_id,
+            stage=spec,
+            attempt=state.attempt,
+            workspace="" if spec.own_workspace else definition.workspace,
+            repository=definition.repository,
+            commit_sha=definition.commit_sha,
+            checkout=stage_id == CHECKOUT,
+            traceparent=_child(definition.traceparent, f"{stage_id}\0{state.attempt}"),
+            triggered_by=definition.triggered_by,
+        )
+
+    def stop_reason(self, stage_id: str) -> str:
+        """Why the stage's workers are asked to stop."""
+        if self.state.cancellation is not None:
+            return self.state.cancellation.words
+        failure = self.state.stages[stage_id].failure
+        return failure.words if failure is not None else "the stage has ended"
+
+    def wake_at(self, *, watching: bool) -> float | None:
+        """When `tick` is to be called next; None if only other inputs can change anything."""
+        times = [at for stage_id in self.state.stages if (at := self._due(stage_id, watching=watching)) is not None]
+        return min(times, default=None)
+
+    # What happens
+
+    def tick(self, now: float, *, watching: bool) -> None:
+        """Time has passed. Without `watching` the workers' ends may not have been heard of, so nothing is concluded from silence."""
+        for stage_id in self._graph.order:
+            due = self._due(stage_id, watching=watching)
+            if due is None or now < due:
+                continue
+            state, spec = self.state.stages[stage_id], self._specs[stage_id]
+            if state.phase is Phase.APPROVAL:
+                words = f"nobody approved within {seconds(spec.approval_timeout)} (asked: {who_may(spec.approvers or ())})"
+                self._end(stage_id, StageStatus.FAILED, words, now, Failure(FailureCause.TIMEOUT, words))
+            elif state.phase is Phase.DELAY:
+                self._begin(stage_id, now)
+            elif state.phase is Phase.STOPPING:
+                self._not_stopped(stage_id, now)
+            elif state.phase is Phase.RUNNING:
+                self._overdue(stage_id, now)
+        self._advance(now)
+
+    def reported(self, reports: Collection[WorkerReport], now: float) -> None:
+        """Workers were heard of."""
+        touched: dict[str, None] = {}
+        for report in reports:
+            state = self.state.stages.get(report.stage_id)
+            if state is None:
+                continue
+            if state.ended and not report.status.ended:
+                self._strays.add(report.stage_id)
+            if state.ended or report.attempt != state.attempt or not 1 <= report.index <= self._specs[report.stage_id].workers:
+                continue
+            if attempt.heard(state, report, now):
+                touched[report.stage_id] = None
+                self._changed |= report.status.ended
+        for stage_id in touched:
+            self._judge(stage_id, now)
+        self._advance(now)
+
+    def synced(self, present: Collection[tuple[str, int, int]], watch: int, now: float) -> None:
+        """The watch with the number `watch` has reported all workers there are: (stage, attempt, index) of this run's.
+
+        A worker that was confirmed before that watch was opened and is not among them is gone; so is one of an attempt that was begun before
+        this process, if it was seen alive.
+        """
+        for stage_id, state in self.state.stages.items():
+            if state.phase not in {Phase.STARTING, Phase.RUNNING, Phase.STOPPING}:
+                continue
+            here = {index for stage, number, index in present if stage == stage_id and number == state.attempt}
+            if self._confirmed_in.get(stage_id, 0) >= watch:
+                continue
+            expected = state.phase is Phase.RUNNING
+            for index in list(attempt.vanished(self._specs[stage_id], state, here, expected=expected)):
+                attempt.removed(state, index, "disappeared without having ended")
+                self._changed = True
+            self._judge(stage_id, now)
+        self._advance(now)
+
+    def started(self, stage_id: str, number: int, outcome: Created | Refused, now: float, watch: int) -> None:
+        """What became of a START. `watch` is the number of the watch that was open when the answer came."""
+        state = self.state.stages[stage_id]
+        if number != state.attempt or state.phase not in {Phase.STARTING, Phase.STOPPING}:
+            return
+        self._changed = True
+        state.names = outcome.names
+        self._confirmed_in[stage_id] = watch
+        if state.phase is Phase.STOPPING:
+            return
+        if isinstance(outcome, Created):
+            state.phase = Phase.RUNNING
+            state.confirmed_at = now
+            self._say_running(stage_id, now)
+            self._judge(stage_id, now)
+        elif outcome.names or outcome.failure.cause is FailureCause.INTERNAL:
+            self._stop(stage_id, outcome.failure)
+        else:
+            state.failure = outcome.failure
+            self._attempt_over(stage_id, now)
+        self._advance(now)
+
+    def delayed(self, stage_id: str, number: int, words: str, now: float) -> None:
+        """A START is being repeated because the scaler can't be asked; told once per attempt."""
+        state = self.state.stages[stage_id]
+        if state.phase is Phase.STARTING and number == state.attempt and (stage_id, number) not in self._noted:
+            self._noted.add((stage_id, number))
+            self._say(stage_id, state.status, f"waits for the scaler, which can't be reached: {shortened(words)}", now)
+
+    def stopped(self, stage_id: str, number: int, reports: Collection[WorkerReport], now: float) -> None:
+        """What became of a STOP: the workers were asked to end, and stood like this."""
+        state = self.state.stages[stage_id]
+        if number == 0:
+            self._strays.discard(stage_id)
+            return
+        if number != state.attempt or state.phase is not Phase.STOPPING:
+            return
+        for report in reports:
+            if report.attempt == state.attempt:
+                attempt.heard(state, report, now)
+        state.stop_confirmed = True
+        state.wake_at = now + self._grace(stage_id) + self._patience.margin
+        self._changed = True
+        self._judge(stage_id, now)
+        self._advance(now)
+
+    def approve(self, stage_id: str, decision: Decision, user: str, comment: str, now: float) -> Approval:
+        """A person has decided. Raises StageNotFoundError, NotAnApproverError or NotApprovableError."""
+        state = self.state.stages.get(stage_id)
+        if state is None:
+            raise StageNotFoundError(self.definition.pipeline_id, stage_id)
+        if state.approval is None:
+            raise NotApprovableError(f"stage {stage_id!r} needs no approval")
+        approval = decided(state.approval, decision, user, comment, now)
+        if approval is state.approval:
+            return approval
+        if state.ended:
+            raise NotApprovableError(f"stage {stage_id!r} has ended: {state.message}")
+        state.approval = approval
+        self._changed = self._edge = True
+        if decision is Decision.REJECT:
+            words = in_words(approval)
+            self._end(stage_id, StageStatus.FAILED, words, now, Failure(FailureCause.REJECTED, words))
+        elif state.phase is Phase.APPROVAL:
+            self._begin(stage_id, now)
+        else:
+            self._say(stage_id, StageStatus.PENDING, f"{in_words(approval)}; waits for {', '.join(self._specs[stage_id].depends_on)}", now)
+        self._advance(now)
+        return approval
+
+    def cancel(self, words: str, now: float) -> None:
+        """The run is to stop. Nothing changes if it has ended or is being cancelled already."""
+        if self.state.ended or self.state.cancellation is not None:
+            return
+        self._say("", StageStatus.RUNNING, f"being cancelled: {words}", now)
+        self._cancel(Cancellation(words, now), now)
+        self._advance(now)
+
+    # How it follows
+
+    def _advance(self, now: float) -> None:
+        """Gives every stage its turn whose dependencies have ended, then ends the run if all stages have."""
+        if self.state.ended:
+            return
+        states = self.state.stages
+        for stage_id in self._graph.order:
+            if states[stage_id].phase is Phase.WAITING and all(states[n].ended for n in self._graph.dependencies[stage_id]):
+                self._turn(stage_id, now)
+        if all(state.ended for state in states.values()):
+            self._finish(now)
+
+    def _turn(self, stage_id: str, now: float) -> None:
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        if words := self._skip_words(spec):
+            self._end(stage_id, StageStatus.SKIPPED, words, now)
+        elif state.approval is not None and state.approval.decision is None:
+            state.phase = Phase.APPROVAL
+            state.wake_at = now + spec.approval_timeout
+            self._edge = True
+            words = f"waits for approval by {who_may(state.approval.approvers)}, for {seconds(spec.approval_timeout)} at most"
+            self._say(stage_id, StageStatus.PENDING, words, now)
+        else:
+            self._begin(stage_id, now)
+
+    def _skip_words(self, spec: StageSpec) -> str:
+        """Why the stage does not run, its dependencies having ended; "" if it does."""
+        states = self.state.stages
+        if spec.run_if is RunCondition.ALWAYS:
+            return ""
+        if spec.run_if is RunCondition.ON_FAILURE:
+            failed = any(states[a].status is StageStatus.FAILED for a in self._graph.ancestors(spec.stage_id))
+            return "" if failed else "skipped: runs only on failure, and nothing before it failed"
+        bad = [n for n in spec.depends_on if states[n].status is not StageStatus.COMPLETED]
+        return f"skipped: {bad[0]} {_ENDINGS[states[bad[0]].status]}" if bad else ""
+
+    def _begin(self, stage_id: str, now: float) -> None:
+        """The next attempt, or the end of a stage that runs nothing."""
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        state.started_at = state.started_at or now
+        state.wake_at = None
+        if not spec.workers:
+            self._end(stage_id, StageStatus.COMPLETED, in_words(state.approval) if state.approval else "nothing to run", now)
+            return
+        state.phase = Phase.STARTING
+        state.attempt += 1
+        state.attempt_started_at = now
+        state.workers, state.names, state.confirmed_at, state.failure = {}, (), None, None
+        state.stop_confirmed, state.stops = False, 0
+        self._confirmed_in[stage_id] = inf
+        self._changed = self._edge = True
+
+    def _judge(self, stage_id: str, now: float) -> None:
+        """Draws the conclusion from what is known of the attempt's workers."""
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        if state.phase not in {Phase.RUNNING, Phase.STOPPING}:
+            return
+        verdict = attempt.verdict(spec, state)
+        if verdict is Verdict.SUCCEEDED:
+            self._end(stage_id, StageStatus.COMPLETED, f"completed: {counted(spec.workers, 'worker')} succeeded", now)
+        elif verdict is Verdict.OVER:
+            state.failure = state.failure or attempt.failure(spec, state)
+            self._attempt_over(stage_id, now)
+        elif verdict is Verdict.FAILING:
+            failure = attempt.failure(spec, state)
+            assert failure is not None
+            self._stop(stage_id, failure)
+            self._say(stage_id, StageStatus.RUNNING, f"{failure.words}; the other workers are being stopped", now)
+        elif share(attempt.ended(state), spec.workers) != state.percentage:
+            done = f"{attempt.ended(state)} of {counted(spec.workers, 'worker')} ended"
+            self._say(stage_id, StageStatus.RUNNING, done, now)
+
+    def _stop(self, stage_id: str, failure: Failure | None) -> None:
+        state = self.state.stages[stage_id]
+        state.phase = Phase.STOPPING
+        state.failure = failure
+        state.stop_confirmed, state.wake_at = False, None
+        self._changed = self._edge = True
+
+    def _not_stopped(self, stage_id: str, now: float) -> None:
+        """Workers were asked to stop and have not ended in time: ask again, or go on without them, but never start others beside them."""
+        state = self.state.stages[stage_id]
+        state.stops += 1
+        self._changed = True
+        if state.stops < self._patience.stops:
+            state.stop_confirmed, state.wake_at = False, None
+            return
+        words = f"workers did not end although they were asked {state.stops} times"
+        before = f"{state.failure.words}; " if state.failure is not None else ""
+        state.failure = Failure(FailureCause.INTERNAL, before + words)
+        self._attempt_over(stage_id, now, final=True)
+
+    def _overdue(self, stage_id: str, now: float) -> None:
+        """Nothing was heard in time of a worker, or of its end."""
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        if state.confirmed_at is not None and len(state.workers) < spec.workers and now >= state.confirmed_at + self._patience.unseen:
+            for index in list(attempt.vanished(spec, state, state.workers, expected=True)):
+                attempt.removed(state, index, f"nothing was heard of it for {seconds(self._patience.unseen)}")
+            self._changed = True
+            self._judge(stage_id, now)
+            return
+        words = f"ran longer than {seconds(spec.timeout)} and was not stopped by its time limit"
+        self._stop(stage_id, Failure(FailureCause.TIMEOUT, words))
+        self._say(stage_id, StageStatus.RUNNING, f"{words}; its workers are being stopped", now)
+
+    def _attempt_over(self, stage_id: str, now: float, *, final: bool = False) -> None:
+        """No worker of the attempt is left: cancelled, repeated, or failed."""
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        if self.state.cancellation is not None:
+            self._end(stage_id, StageStatus.CANCELLED, self.state.cancellation.words, now, self._cancelled())
+            return
+        failure = state.failure or Failure(FailureCause.CANCELLED, "its workers were stopped")
+        retry = None
+        if not final:
+            retry = decide(
+                spec.retry,
+                failure,
+                used=state.retries,
+                infrastructure_used=state.infrastructure_retries,
+                infrastructure=self._patience.infrastructure,
+                draw=self._draw,
+            )
+        if retry is None:
+            self._failed(stage_id, failure, now)
+            return
+        if state.status is StageStatus.RETRYING:
+            self._say_running(stage_id, now)
+        state.phase = Phase.DELAY
+        state.wake_at = now + retry.delay
+        state.failure = failure
+        if retry.infrastructure:
+            state.infrastructure_retries += 1
+        else:
+            state.retries += 1
+        self._edge = True
+        when = f"in {seconds(retry.delay)}" if retry.delay else "now"
+        self._say(
+            stage_id, StageStatus.RETRYING, f"attempt {state.attempt} failed ({failure.words}); attempt {state.attempt + 1} {when}", now
+        )
+
+    def _failed(self, stage_id: str, failure: Failure, now: float) -> None:
+        attempts = self.state.stages[stage_id].attempt
+        words = failure.words + (f" (attempt {attempts})" if attempts > 1 else "")
+        if self._specs[stage_id].ignore_errors:
+            self._end(stage_id, StageStatus.COMPLETED, f"failed, which is ignored as asked: {words}", now, failure)
+        else:
+            self._end(stage_id, StageStatus.FAILED, f"failed: {words}", now, failure)
+
+    def _end(self, stage_id: str, status: StageStatus, message: str, now: float, failure: Failure | None = None) -> None:
+        state = self.state.stages[stage_id]
+        state.phase, state.failure, state.ended_at, state.wake_at = Phase.ENDED, failure, now, None
+        state.names = attempt.names(state)
+        self._edge = True
+        self._say(stage_id, status, message, now)
+        state.succeeded, state.failed = attempt.counts(state)
+        state.workers = {}
+        if status is StageStatus.FAILED:
+            self.state.failed_stages.append(stage_id)
+            if self.definition.fail_fast and self.state.cancellation is None:
+                words = f"stage {stage_id} failed, and the pipeline is to fail fast"
+                self._cancel(Cancellation(words, now, after_failure=True), now)
+
+    def _cancel(self, cancellation: Cancellation, now: float) -> None:
+        self.state.cancellation = cancellation
+        self._changed = self._edge = True
+        for stage_id in self._graph.order:
+            state = self.state.stages[stage_id]
+            if state.phase in {Phase.WAITING, Phase.APPROVAL, Phase.DELAY}:
+                self._end(stage_id, StageStatus.CANCELLED, cancellation.words, now, self._cancelled())
+            elif state.phase in {Phase.STARTING, Phase.RUNNING}:
+                self._stop(stage_id, None)
+
+    def _cancelled(self) -> Failure:
+        assert self.state.cancellation is not None
+        return Failure(FailureCause.CANCELLED, self.state.cancellation.words)
+
+    def _finish(self, now: float) -> None:
+        state = self.state
+        stages = state.stages.values()
+        state.ended_at = now
+        self._edge = True
+        took = seconds(now - state.created_at)
+        skipped = sum(stage.status is StageStatus.SKIPPED for stage in stages)
+        if state.failed_stages:
+            state.status = StageStatus.FAILED
+            shown = [f"{stage_id}: {failure.words}" for stage_id in state.failed_stages[:5] if (failure := state.stages[stage_id].failure)]
+            more = len(state.failed_stages) - len(shown)
+            state.error = shortened("; ".join(shown) + (f"; and {more} more" if more else ""))
+            words = f"failed after {took}: {state.error}"
+        elif state.cancellation is not None:
+            state.status = StageStatus.CANCELLED
+            state.error = state.cancellation.words
+            words = f"cancelled after {took}: {state.error}"
+        else:
+            state.status = StageStatus.COMPLETED
+            words = f"completed: {counted(len(stages), 'stage')} in {took}" + (f", {skipped} of them skipped" if skipped else "")
+        self._say("", state.status, words, now)
+
+    def _grace(self, stage_id: str) -> float:
+        grace = self._specs[stage_id].grace
+        return self._patience.grace if grace is None else grace
+
+    def _due(self, stage_id: str, *, watching: bool) -> float | None:
+        state = self.state.stages[stage_id]
+        if state.phase is Phase.RUNNING:
+            if not watching:
+                return None
+            return attempt.overdue_at(self._specs[stage_id], state, self._grace(stage_id) + self._patience.margin, self._patience.unseen)
+        return state.wake_at
+
+    # What is said about it
+
+    def _say_running(self, stage_id: str, now: float) -> None:
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        words = f"{counted(spec.workers, 'worker')} asked for" + (f", attempt {state.attempt}" if state.attempt > 1 else "")
+        if state.attempt == 1 and state.approval is not None:
+            words = f"{in_words(state.approval)}; {words}"
+        self._say(stage_id, StageStatus.RUNNING, words, now)
+
+    def _say(self, stage_id: str, status: StageStatus, message: str, now: float) -> None:
+        self.state.sequence += 1
+        say = self._about_stage if stage_id else self._about_run
+        self._progress.append(say(stage_id, status, shortened(message), now))
+
+    def _about_stage(self, stage_id: str, status: StageStatus, message: str, now: float) -> Progress:
+        spec, state = self._specs[stage_id], self.state.stages[stage_id]
+        succeeded, failed = attempt.counts(state)
+        state.status, state.message = status, message
+        state.percentage = 100 if status is StageStatus.COMPLETED else share(succeeded + failed, spec.workers)
+        began = state.attempt_started_at if state.attempt_started_at is not None else now
+        return Progress(
+            sequence=self.state.sequence,
+            stage_id=stage_id,
+            status=status,
+            message=message,
+            at=now,
+            percentage=state.percentage,
+            overall=self.state.percentage,
+            attempt=state.attempt,
+            type=spec.type,
+            workers=attempt.names(state),
+            started_at=state.started_at,
+            ended_at=state.ended_at,
+            error=state.failure.words if state.failure is not None else "",
+            cause=state.failure.cause if state.failure is not None else None,
+            exit_code=state.failure.exit_code if state.failure is not None else None,
+            duration=round(max(0.0, now - began)),
+            succeeded=succeeded,
+            failed=failed,
+            total=spec.workers,
+        )
+
+    def _about_run(self, _: str, status: StageStatus, message: str, now: float) -> Progress:
+        state = self.state
+        failure = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
+        if failure is None and status is StageStatus.CANCELLED:
+            failure = self._cancelled()
+        return Progress(
+            sequence=state.sequence,
+            stage_id="",
+            status=status,
+            message=message,
+            at=now,
+            percentage=state.percentage,
+            overall=state.percentage,
+            started_at=state.created_at,
+            ended_at=state.ended_at,
+            error=state.error,
+            cause=failure.cause if failure is not None else None,
+            exit_code=failure.exit_code if failure is not None else None,
+            duration=round(max(0.0, now - state.created_at)),
+            succeeded=sum(stage.succeeded for stage in state.stages.values()),
+            failed=sum(stage.failed for stage in state.stages.values()),
+            total=sum(spec.workers for spec in self.definition.stages),
+        )
+
+
+def _child(traceparent: str, seed: str) -> str:
+    """A traceparent of the same trace with a span id of its own, the same for the same seed."""
+    if not traceparent:
+        return ""
+    version, trace, parent, flags = traceparent.split("-", 3)
+    return f"{version}-{trace}-{hashlib.sha256(f'{trace}{parent}{seed}'.encode()).hexdigest()[:16]}-{flags}"

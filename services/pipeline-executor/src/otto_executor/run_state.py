@@ -1,0 +1,49 @@
+"""How a run stands: all that has to survive a crash, besides its definition."""
+
+from dataclasses import dataclass, field
+
+from otto_executor.definition import Definition
+from otto_executor.stage import Phase, StageState, StageStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """That the run is being cancelled. With `after_failure` it is fail-fast's doing, and the run has failed."""
+
+    words: str
+    at: float
+    after_failure: bool = False
+
+
+@dataclass(slots=True)
+class RunState:
+    """How a run stands. `status` is RUNNING, COMPLETED, FAILED or CANCELLED; times are seconds since the epoch."""
+
+    created_at: float
+    stages: dict[str, StageState]
+    status: StageStatus = StageStatus.RUNNING
+    ended_at: float | None = None
+    sequence: int = 0
+    cancellation: Cancellation | None = None
+    failed_stages: list[str] = field(default_factory=list)
+    """In the order in which they failed."""
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self.ended_at is not None
+
+    @property
+    def percentage(self) -> int:
+        """The share of stages that have ended, 0 to 100."""
+        return sum(stage.ended for stage in self.stages.values()) * 100 // len(self.stages)
+
+    def awaiting_approval(self) -> tuple[str, ...]:
+        """The stages whose turn has come and that wait for a person."""
+        return tuple(stage_id for stage_id, stage in self.stages.items() if stage.phase is Phase.APPROVAL)
+
+
+def fresh(definition: Definition, now: float) -> RunState:
+    """The state of a run that has just been asked for."""
+    return RunState(created_at=now, stages={stage.stage_id: StageState() for stage in definition.stages})

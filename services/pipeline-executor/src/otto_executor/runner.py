@@ -1,0 +1,311 @@
+"""Drives one run: takes inputs, stores each step, and only then acts on it.
+
+Everything that happens to the run happens in its one loop. What is done for it (asking the scaler) runs beside the loop and comes back as
+an input, so a scaler that is slow for one stage holds up no other. An unexpected error here costs this run a restart from the store, like
+a crash of the process would, and the other runs nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from otto_executor.errors import NotReadyError, SaveConflictError, StoreUnavailableError, WorkersUnavailableError
+from otto_executor.journal import Journal
+from otto_executor.orders import WorkerReport, Workers
+from otto_executor.progress import Progress
+from otto_executor.run import Action, Kind, Patience, Run, Step
+from otto_executor.stores import RunStore, StoredRun
+from otto_runtime.errors import single
+from otto_runtime.tasks import Backoff
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Command = Callable[[Run, float], Any]
+LONGEST_SLEEP = 600.0
+"""Seconds after which times are looked at again in any case, because the machine's clock may have been set."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """The watch of all workers that is open: its number counts the openings, `synced` once its snapshot is complete."""
+
+    number: int = 0
+    synced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a runner works with."""
+
+    store: RunStore
+    workers: Workers
+    watch: Watch
+    patience: Patience
+    draw: Callable[[], float]
+    rewatch: Callable[[], None] = lambda: None
+    """Asks for a new snapshot of all workers; the conductor puts its own in."""
+    clock: Callable[[], float] = time.time
+    journal_limit: int = 1000
+    notice_after: float = 10.0
+    """Seconds that the scaler can't be reached before the run says so."""
+    slowest_retry: float = 5.0
+    """The longest delay in seconds between attempts to reach the scaler or the store."""
+
+
+@dataclass(slots=True)
+class _Acting:
+    task: "asyncio.Task[None]"
+    unwanted: asyncio.Event
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What was heard of workers, in three parts whose order matters: before a snapshot, the snapshot, after it. One report per worker."""
+
+    before: dict[tuple[str, int, int], WorkerReport] = field(default_factory=dict)
+    snapshot: tuple[set[tuple[str, int, int]], int] | None = None
+    after: dict[tuple[str, int, int], WorkerReport] = field(default_factory=dict)
+
+    def add(self, report: WorkerReport) -> None:
+        key = (report.stage_id, report.attempt, report.index)
+        part = self.after if self.snapshot is not None else self.before
+        known = part.get(key)
+        if known is None or not known.status.ended:
+            part[key] = report
+
+    def synced(self, present: set[tuple[str, int, int]], number: int) -> None:
+        self.before |= {key: report for key, report in self.after.items() if key not in self.before or not self.before[key].status.ended}
+        self.after = {}
+        self.snapshot = (present, number)
+
+
+class Runner:
+    """The one that acts for a run. `journal` is what readers follow."""
+
+    def __init__(self, record: StoredRun, means: Means) -> None:
+        """Takes over a run that is stored as `record` says."""
+        self.pipeline_id = record.definition.pipeline_id
+        self.journal = Journal(record.state.sequence, means.journal_limit)
+        self._record = record
+        self._means = means
+        self._inbox = _Inbox()
+        self._outcomes: deque[tuple[Action | None, Callable[[Run, float], None]]] = deque()
+        self._commands: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._acting: dict[Action, _Acting] = {}
+        self._wake = asyncio.Event()
+        self._over = False
+
+    @property
+    def record(self) -> StoredRun:
+        """The run as it stands; not to be changed."""
+        return self._record
+
+    def begun(self, progress: tuple[Progress, ...]) -> None:
+        """The first messages of a new run, which were stored with it."""
+        self.journal = Journal(0, self._means.journal_limit)
+        self.journal.add(progress)
+
+    def report(self, report: WorkerReport) -> None:
+        """A worker of this run was heard of."""
+        self._inbox.add(report)
+        self._wake.set()
+
+    def synced(self, present: set[tuple[str, int, int]], number: int) -> None:
+        """The watch with that number has reported every worker there is; `present` are this run's (stage, attempt, index)."""
+        self._inbox.synced(present, number)
+        self._wake.set()
+
+    async def ask(self, command: Callable[[Run, float], T]) -> T:
+        """Has a command carried out on the run and returns or raises what it does, once that is stored.
+
+        A cancelled caller's command may still be carried out. Raises NotReadyError when the runner stops first.
+        """
+        if self._over:
+            raise NotReadyError("the pipeline is just ending; repeat the call")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._commands.append((command, future))
+        self._wake.set()
+        return await future
+
+    def tell(self, command: Callable[[Run, float], Any]) -> None:
+        """As `ask`, for those who can't wait for it."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._commands.append((command, future))
+        self._wake.set()
+
+    async def drive(self) -> None:
+        """Until the run has ended or somebody else has taken it over. Cancellation leaves it as it is stored."""
+        backoff = Backoff(0.2, 60.0)
+        try:
+            while True:
+                try:
+                    await self._live()
+                    return
+                except Exception as error:
+                    cause = single(error)
+                    if isinstance(cause, SaveConflictError):
+                        log.error("executor.run.taken_over", extra={"pipeline": self.pipeline_id})  # noqa: TRY400  expected between replicas, the place tells nothing
+                        return
+                    log.exception("executor.run.crashed", extra={"pipeline": self.pipeline_id})
+                self._refuse_commands()
+                await backoff.wait()
+                await self._reload()
+        finally:
+            self._over = True
+            self._refuse_commands()
+            self.journal.close()
+
+    async def _reload(self) -> None:
+        while True:
+            try:
+                record = await self._means.store.load(self.pipeline_id)
+                missing = await self._means.store.progress(self.pipeline_id, self.journal.last_sequence, 1_000_000)
+                break
+            except StoreUnavailableError:
+                await asyncio.sleep(self._means.slowest_retry)
+        if record is None:
+            raise SaveConflictError(self.pipeline_id)
+        self._record = record
+        self.journal.add(missing)
+        self._acting, self._outcomes, self._inbox = {}, deque(), _Inbox()
+        self._means.rewatch()
+
+    async def _live(self) -> None:
+        run = Run(self._record.definition, self._record.state, self._means.patience, self._means.draw)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                answers = self._take_in(run)
+                step = run.take()
+                if step is not None:
+                    await self._commit(step)
+                for answer in answers:
+                    answer()
+                if run.state.ended and not self._commands:
+                    break
+                self._act(group, run)
+                await self._sleep(run)
+            for acting in self._acting.values():
+                acting.unwanted.set()
+
+    def _take_in(self, run: Run) -> list[Callable[[], None]]:
+        """Gives the run everything that has happened. Returns what is to be called once that is stored."""
+        now = self._means.clock()
+        while self._outcomes:
+            action, outcome = self._outcomes.popleft()
+            if action is not None:
+                del self._acting[action]
+            outcome(run, now)
+        inbox, self._inbox = self._inbox, _Inbox()
+        run.reported(inbox.before.values(), now)
+        if inbox.snapshot is not None:
+            run.synced(*inbox.snapshot, now)
+            run.reported(inbox.after.values(), now)
+        run.tick(now, watching=self._means.watch.synced)
+        answers: list[Callable[[], None]] = []
+        while self._commands:
+            command, future = self._commands.popleft()
+            if future.done():
+                continue
+            try:
+                result = command(run, now)
+            except Exception as error:  # noqa: BLE001  whatever it is belongs to the one who asked
+                answers.append(_answer(future, error=error))
+            else:
+                answers.append(_answer(future, result=result))
+        return answers
+
+    async def _commit(self, step: Step) -> None:
+        backoff = Backoff(0.05, self._means.slowest_retry)
+        while True:
+            try:
+                await self._means.store.save(self._record, step.progress, edge=step.edge)
+                break
+            except StoreUnavailableError as error:
+                log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": str(error)})
+            await backoff.wait()
+        self.journal.add(step.progress)
+
+    async def _sleep(self, run: Run) -> None:
+        due = run.wake_at(watching=self._means.watch.synced)
+        delay = LONGEST_SLEEP if due is None else min(max(0.0, due - self._means.clock()), LONGEST_SLEEP)
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _act(self, group: asyncio.TaskGroup, run: Run) -> None:
+        wanted = run.wanted()
+        for action, acting in self._acting.items():
+            if action not in wanted:
+                acting.unwanted.set()
+        for action in sorted(wanted - self._acting.keys(), key=lambda a: (a.kind, a.stage_id)):
+            before = {acting.task for other, acting in self._acting.items() if other.stage_id == action.stage_id}
+            unwanted = asyncio.Event()
+            work = self._perform(run, action, unwanted, before)
+            self._acting[action] = _Acting(group.create_task(work, name=f"{action.kind} {self.pipeline_id} {action.stage_id}"), unwanted)
+
+    async def _perform(self, run: Run, action: Action, unwanted: asyncio.Event, before: set["asyncio.Task[None]"]) -> None:
+        """Does what is wanted for a stage, until it is done or not wanted any more, and after what is still being done for that stage.
+
+        So a START never overtakes a STOP of the same stage, nor the other way round: both name all workers of the stage.
+        """
+        if before:
+            await asyncio.wait(before)
+        backoff = Backoff(0.1, self._means.slowest_retry)
+        since = self._means.clock()
+        outcome: Callable[[Run, float], None] = _nothing
+        while not unwanted.is_set():
+            try:
+                outcome = await (self._start(run, action) if action.kind is Kind.START else self._stop(run, action))
+                break
+            except WorkersUnavailableError as error:
+                words = error.words
+                log.warning("executor.workers.unavailable", extra={"pipeline": self.pipeline_id, "stage": action.stage_id, "reason": words})
+                if action.kind is Kind.START and self._means.clock() - since >= self._means.notice_after:
+                    self._outcomes.append((None, lambda r, now, w=words: r.delayed(action.stage_id, action.attempt, w, now)))  # type: ignore[misc]  mypy has no type for a lambda's default argument
+                    self._wake.set()
+            try:
+                async with asyncio.timeout(backoff.next_delay()):
+                    await unwanted.wait()
+            except TimeoutError:
+                continue
+        self._outcomes.append((action, outcome))
+        self._wake.set()
+
+    async def _start(self, run: Run, action: Action) -> Callable[[Run, float], None]:
+        outcome = await self._means.workers.start(run.order(action.stage_id))
+        watch = self._means.watch.number
+        return lambda r, now: r.started(action.stage_id, action.attempt, outcome, now, watch)
+
+    async def _stop(self, run: Run, action: Action) -> Callable[[Run, float], None]:
+        reports = await self._means.workers.stop(self.pipeline_id, action.stage_id, run.stop_reason(action.stage_id))
+        return lambda r, now: r.stopped(action.stage_id, action.attempt, reports, now)
+
+    def _refuse_commands(self) -> None:
+        while self._commands:
+            _, future = self._commands.popleft()
+            if not future.done():
+                future.set_exception(NotReadyError("the service is stopping or busy with this pipeline; repeat the call"))
+
+
+def _nothing(run: Run, now: float) -> None:  # noqa: ARG001  the outcome of an action that was given up
+    return
+
+
+def _answer(future: "asyncio.Future[Any]", *, result: object = None, error: Exception | None = None) -> Callable[[], None]:
+    def answer() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return answer

@@ -1,0 +1,142 @@
+"""PipelineService: what clients send and get. Decides nothing."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+from otto_executor import translate
+from otto_executor.conductor import Conductor
+from otto_executor.errors import InvalidRequestError, UnimplementedError
+from otto_executor.settings import Settings
+from otto_executor.stage import StageStatus
+from otto_executor.stores import Key
+from otto_executor.translate_request import cancels_on_disconnect, read
+from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words
+from otto_runtime.telemetry import current_traceparent
+from ottoscaler.v1 import pipeline_service_pb2 as pb
+from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer
+
+log = logging.getLogger(__name__)
+DEFAULT_PAGE = 50
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+"""A page ends early when it is this large, so that the answer stays below the clients' 4 MiB."""
+MAX_TEXT_BYTES = 4096
+"""Of a reason, a user or a comment."""
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class PipelineService(PipelineServiceServicer):
+    """See pipeline_service.proto, whose comments are the contract."""
+
+    def __init__(self, conductor: Conductor, settings: Settings) -> None:
+        """Serves what `conductor` knows, with the limits of `settings`."""
+        self._conductor = conductor
+        self._settings = settings
+
+    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # type: ignore[override]  # noqa: N802  the stub types know no async generators; the name is the method's
+        """Begins a run, or attaches to one if there are no stages."""
+        pipeline_id = request.pipeline_id
+        _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
+        if request.stages:
+            understood = read(request, self._settings, current_traceparent() or _new_traceparent())
+            if understood.problems:
+                raise InvalidRequestError(in_words(understood.problems))
+            await self._conductor.begin(understood.definition, request.SerializeToString())
+        try:
+            async for progress, replayed in self._conductor.follow(pipeline_id, replayed=not request.stages):
+                yield translate.progress_message(pipeline_id, progress, replayed=replayed)
+        finally:
+            if cancels_on_disconnect(request.metadata) and context.cancelled():
+                self._conductor.cancel_later(pipeline_id, "the caller left, and otto.on_disconnect is cancel")
+
+    async def WatchPipeline(self, request: pb.WatchPipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """A run's progress after a sequence."""
+        _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
+        if request.after_sequence < 0:
+            raise InvalidRequestError(f"after_sequence: {request.after_sequence} is negative")
+        follow = self._conductor.follow(request.pipeline_id, request.after_sequence, to_the_end=not request.no_follow)
+        async for progress, replayed in follow:
+            yield translate.progress_message(request.pipeline_id, progress, replayed=replayed)
+
+    async def GetPipeline(self, request: pb.GetPipelineRequest, context: Context) -> pb.GetPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """A run with all its stages."""
+        _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
+        return translate.run_message(await self._conductor.load(request.pipeline_id))
+
+    async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """A page of runs, newest first."""
+        most = self._settings.max_page_size
+        if not 0 <= request.page_size <= most:
+            raise InvalidRequestError(f"page_size: {request.page_size} is not between 0 and {most}")
+        selected = translate.statuses(request.states)
+        after = translate.page_key(request.page_token, selected)
+        size = request.page_size or min(DEFAULT_PAGE, most)
+        found = await self._conductor.page(selected, after, size + 1)
+        answer = pb.ListPipelinesResponse()
+        taken = 0
+        for number, short in enumerate(found[:size]):
+            message = translate.summary_message(short)
+            taken += message.ByteSize()
+            if number and taken > MAX_PAGE_BYTES:
+                break
+            answer.pipelines.append(message)
+        if len(answer.pipelines) < len(found):
+            last = found[len(answer.pipelines) - 1]
+            answer.next_page_token = translate.page_token(Key(last.created_at, last.pipeline_id), selected)
+        return answer
+
+    async def CancelPipeline(self, request: pb.CancelPipelineRequest, context: Context) -> pb.CancelPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """Stops a run."""
+        _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
+        _check_text("reason", request.reason)
+        _check_text("cancelled_by", request.cancelled_by)
+        words = "cancelled" + (f" by {request.cancelled_by}" if request.cancelled_by else "")
+        found = await self._conductor.cancel(request.pipeline_id, words + (f": {request.reason}" if request.reason else ""))
+        if found.status is StageStatus.RUNNING:
+            message = "its workers are being stopped"
+        elif found.status is StageStatus.CANCELLED:
+            message = f"has ended: {found.error}"
+        else:
+            message = f"has ended before: {found.status.lower()}" + (f": {found.error}" if found.error else "")
+        return pb.CancelPipelineResponse(state=translate.state(found.status), message=message)
+
+    async def ApproveStage(self, request: pb.ApproveStageRequest, context: Context) -> pb.ApproveStageResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """Decides about a stage."""
+        _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
+        _check_id("stage_id", request.stage_id, MAX_STAGE_ID_BYTES)
+        _check_id("user", request.user, MAX_TEXT_BYTES)
+        _check_text("comment", request.comment)
+        decision = translate.decision(request.decision)
+        approval = await self._conductor.approve(request.pipeline_id, request.stage_id, decision, request.user, request.comment)
+        return pb.ApproveStageResponse(approval=translate.approval_message(approval))
+
+    async def ValidatePipeline(self, request: pb.ValidatePipelineRequest, context: Context) -> pb.ValidatePipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """What ExecutePipeline would say."""
+        understood = read(request.pipeline, self._settings, "")
+        return pb.ValidatePipelineResponse(
+            problems=[translate.problem_message(problem) for problem in understood.problems], warnings=understood.definition.warnings
+        )
+
+    async def RerunPipeline(self, request: pb.RerunPipelineRequest, context: Context) -> pb.RerunPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+        """Not there yet."""
+        raise UnimplementedError(
+            "RerunPipeline is not implemented yet; send the pipeline again with ExecutePipeline and a new pipeline_id (GetPipeline has its request)"
+        )
+
+
+def _check_id(field: str, text: str, most: int) -> None:
+    if problem := id_problem(text, most):
+        raise InvalidRequestError(f"{field}: {problem}")
+
+
+def _check_text(field: str, text: str) -> None:
+    if (size := len(text.encode())) > MAX_TEXT_BYTES:
+        raise InvalidRequestError(f"{field}: has {size} bytes; {MAX_TEXT_BYTES} are the most")
+
+
+def _new_traceparent() -> str:
+    """The beginning of a trace for a caller that has none, so that all workers of a run share one."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

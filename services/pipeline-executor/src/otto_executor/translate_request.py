@@ -1,0 +1,306 @@
+"""A PipelineRequest into a Definition, with everything that is wrong with it. Pure; no problem hides another."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from otto_executor.definition import Definition
+from otto_executor.retry import DEFAULT_MAX_DELAY, RetryPolicy, condition
+from otto_executor.settings import Settings
+from otto_executor.stage import CHECKOUT, ExtraContainer, RunCondition, Secret, StageSpec, StageType
+from otto_executor.validation import (
+    MAX_PIPELINE_ID_BYTES,
+    Problem,
+    argument_problems,
+    control_problem,
+    graph_problems,
+    hints,
+    id_problem,
+    source_problems,
+)
+from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
+from otto_options.quantities import cpu_cores, memory_bytes
+from ottoscaler.v1 import stage_pb2
+from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+from ottoscaler.v1.stage_pb2 import PipelineStage
+
+LENGTH_DELIMITED = 2
+TYPE_FIELD = 2
+MAX_GRACE = 3600.0
+"""Seconds; a worker that needs longer than an hour to end does not end."""
+_METADATA = {"otto.on_disconnect": ("cancel", "detach"), "otto.fail_fast": ("true", "false")}
+_TYPES = {number: StageType(name.removeprefix("STAGE_TYPE_")) for name, number in stage_pb2.StageType.items()}
+_CONDITIONS = {number: RunCondition(name.removeprefix("RUN_CONDITION_")) for name, number in stage_pb2.RunCondition.items() if number}
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A request as it was understood. The definition can be run only if there are no problems."""
+
+    definition: Definition
+    problems: tuple[Problem, ...]
+    cancel_on_disconnect: bool
+
+
+def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read:
+    """Reads a request with stages; never raises for what is in it."""
+    problems: list[Problem] = []
+    if problem := id_problem(request.pipeline_id, MAX_PIPELINE_ID_BYTES):
+        problems.append(Problem("pipeline_id", "", problem))
+    if (size := request.ByteSize()) > settings.max_request_bytes:
+        problems.append(Problem("stages", "", f"the request has {size} bytes; {settings.max_request_bytes} are the most"))
+    if problem := control_problem(request.name):
+        problems.append(Problem("name", "", problem))
+    if not request.stages:
+        problems.append(Problem("stages", "", "there are none; a pipeline has at least one"))
+    if len(request.stages) > settings.max_stages:
+        problems.append(Problem("stages", "", f"there are {len(request.stages)}; {settings.max_stages} are the most"))
+    problems += source_problems(request.repository, request.commit_sha)
+    problems += _metadata_problems(request.metadata)
+    warnings: list[str] = []
+    stages = [_Stage(stage, f"stages[{number}]", settings, problems, warnings).read() for number, stage in enumerate(request.stages)]
+    problems += graph_problems(stages, checkout=bool(request.repository))
+    if (total := sum(stage.workers for stage in stages)) > settings.max_workers:
+        problems.append(Problem("stages", "", f"they have {total} workers together; {settings.max_workers} are the most"))
+    definition = Definition(
+        pipeline_id=request.pipeline_id,
+        name=request.name,
+        stages=_with_checkout(stages, settings) if request.repository else tuple(stages),
+        repository=request.repository,
+        commit_sha=request.commit_sha,
+        triggered_by=request.triggered_by,
+        metadata=dict(request.metadata),
+        fail_fast=request.metadata.get("otto.fail_fast", "").strip().lower() == "true",
+        traceparent=traceparent,
+    )
+    definition = replace(definition, warnings=(*warnings, *hints(definition)))
+    return Read(definition, tuple(problems), cancels_on_disconnect(request.metadata))
+
+
+def cancels_on_disconnect(metadata: Mapping[str, str]) -> bool:
+    """Whether the run is to be cancelled when the caller leaves."""
+    return metadata.get("otto.on_disconnect", "").strip().lower() == "cancel"
+
+
+def _metadata_problems(metadata: Mapping[str, str]) -> list[Problem]:
+    problems = []
+    for key in sorted(metadata):
+        if not key.startswith("otto."):
+            continue
+        words = _METADATA.get(key)
+        field = f'metadata["{key}"]'
+        if words is None:
+            near = difflib.get_close_matches(key, _METADATA, n=1)
+            problems.append(Problem(field, "", "is no option" + (f"; did you mean {near[0]}?" if near else "")))
+        elif metadata[key].strip().lower() not in words:
+            problems.append(Problem(field, "", f"{metadata[key]!r} is neither {words[0]} nor {words[1]}"))
+    return problems
+
+
+def _with_checkout(stages: list[StageSpec], settings: Settings) -> tuple[StageSpec, ...]:
+    checkout = StageSpec(
+        stage_id=CHECKOUT,
+        name="Checkout",
+        type=StageType.SETUP,
+        timeout=settings.checkout_timeout,
+        retry=RetryPolicy(retries=settings.checkout_retries, delay=settings.checkout_retry_delay),
+    )
+    return (checkout, *(stage if stage.depends_on else replace(stage, depends_on=(CHECKOUT,)) for stage in stages))
+
+
+def stage_type(stage: PipelineStage) -> StageType | None:
+    """The stage's type, also from an older client that sends it as a string; None for a number that means nothing."""
+    if stage.type:
+        return _TYPES.get(stage.type)
+    for field in UnknownFieldSet(stage):
+        if field.field_number == TYPE_FIELD and field.wire_type == LENGTH_DELIMITED:
+            word = bytes(field.data).decode("utf-8", "replace").strip().upper().replace("-", "_").removeprefix("STAGE_TYPE_")
+            return StageType.__members__.get(word, StageType.CUSTOM)
+    return StageType.UNSPECIFIED
+
+
+class _Stage:
+    """One stage being read; what is wrong with it goes to `problems`."""
+
+    def __init__(self, stage: PipelineStage, where: str, settings: Settings, problems: list[Problem], warnings: list[str]) -> None:
+        self._stage = stage
+        self._where = where
+        self._settings = settings
+        self._problems = problems
+        self._warnings = warnings
+
+    def _wrong(self, field: str, description: str) -> None:
+        self._problems.append(Problem(f"{self._where}.{field}", self._stage.stage_id, description))
+
+    def read(self) -> StageSpec:
+        """The stage, with harmless values where something is wrong."""
+        stage, settings = self._stage, self._settings
+        options = parse(stage.config)
+        for problem in options.problems:
+            self._wrong(f'config["{problem.key}"]', problem.description)
+        self._warn(options)
+        kind = stage_type(stage)
+        if kind is None:
+            self._wrong("type", f"{stage.type} is no stage type")
+        for field, text in (("name", stage.name), ("image", stage.image)):
+            if problem := control_problem(text):
+                self._wrong(field, problem)
+        for field, words in (("command", stage.command), ("args", stage.args)):
+            self._problems += argument_problems(f"{self._where}.{field}", stage.stage_id, words)
+        timeout = self._number("timeout_seconds", stage.timeout_seconds, settings.max_timeout)
+        approvers = options.approvers
+        if approvers is None and kind is StageType.APPROVAL:
+            approvers = ()
+        workers = self._number("worker_count", stage.worker_count, settings.max_stage_workers) or 1
+        runs_nothing = kind is StageType.APPROVAL and not stage.command and not stage.args
+        return StageSpec(
+            stage_id=stage.stage_id,
+            name=stage.name,
+            type=kind or StageType.UNSPECIFIED,
+            workers=0 if runs_nothing else workers,
+            depends_on=tuple(dict.fromkeys(stage.depends_on)),
+            run_if=self._run_if(options),
+            ignore_errors=stage.ignore_errors or bool(options.ignore_errors),
+            approvers=approvers,
+            timeout=timeout or settings.default_timeout,
+            approval_timeout=timeout or settings.approval_timeout,
+            grace=self._grace(),
+            retry=self._retry(),
+            image=stage.image,
+            command=tuple(stage.command),
+            args=tuple(stage.args),
+            env=options.env,
+            secrets=self._secrets(options),
+            working_directory=self._working_directory(options),
+            own_workspace=options.workspace == "own",
+            cpu=stage.resources.cpu or options.cpu,
+            memory=stage.resources.memory or options.memory,
+            extra_containers=self._extra_containers(),
+        )
+
+    def _warn(self, options: Options) -> None:
+        unused = [*options.unused, *(["artifact_paths"] if self._stage.artifact_paths else [])]
+        if unused:
+            are = "is" if len(unused) == 1 else "are"
+            self._warnings.append(f"stage {self._stage.stage_id!r}: {', '.join(unused)} {are} checked but not acted on yet")
+
+    def _number(self, field: str, value: int, most: int) -> int:
+        if value < 0:
+            self._wrong(field, f"{value} is negative")
+            return 0
+        if value > most:
+            self._wrong(field, f"{value} is too many; {most} are the most")
+            return 0
+        return value
+
+    def _run_if(self, options: Options) -> RunCondition:
+        number = self._stage.run_condition
+        if number and number not in _CONDITIONS:
+            self._wrong("run_condition", f"{number} is no run condition")
+        if number in _CONDITIONS:
+            return _CONDITIONS[number]
+        return RunCondition(options.run_if.upper()) if options.run_if else RunCondition.ON_SUCCESS
+
+    def _grace(self) -> float | None:
+        if not self._stage.HasField("stop_grace_period"):
+            return None
+        period = self._stage.stop_grace_period
+        seconds = period.seconds + period.nanos / 1e9
+        if not 0 <= seconds <= MAX_GRACE:
+            self._wrong("stop_grace_period", f"{seconds:g} s is not between 0 and {MAX_GRACE:.0f} s")
+            return None
+        return seconds
+
+    def _retry(self) -> RetryPolicy:
+        if not self._stage.HasField("retry_policy"):
+            return RetryPolicy()
+        policy, settings = self._stage.retry_policy, self._settings
+        words: list[str] = []
+        for number, word in enumerate(policy.retryable_failures):
+            try:
+                words.append(condition(word))
+            except ValueError as error:
+                self._wrong(f"retry_policy.retryable_failures[{number}]", str(error))
+        multiplier = policy.backoff_multiplier or 1.0
+        if not 1.0 <= multiplier <= 100.0:
+            self._wrong("retry_policy.backoff_multiplier", f"{multiplier:g} is not between 1 and 100 (0 means 1)")
+            multiplier = 1.0
+        jitter = policy.jitter
+        if math.isnan(jitter) or not 0.0 <= jitter <= 1.0:
+            self._wrong("retry_policy.jitter", f"{jitter:g} is not between 0 and 1")
+            jitter = 0.0
+        delay = self._number("retry_policy.retry_delay_seconds", policy.retry_delay_seconds, settings.max_retry_delay)
+        most = self._number("retry_policy.max_delay_seconds", policy.max_delay_seconds, settings.max_retry_delay)
+        return RetryPolicy(
+            retries=self._number("retry_policy.max_attempts", policy.max_attempts, settings.max_retries),
+            delay=delay,
+            on=tuple(dict.fromkeys(words)),
+            multiplier=multiplier,
+            max_delay=most or max(DEFAULT_MAX_DELAY, delay),
+            jitter=jitter,
+        )
+
+    def _secrets(self, options: Options) -> tuple[Secret, ...]:
+        secrets = [Secret(s.name, s.secret, s.key) for s in options.secrets]
+        taken = {**dict.fromkeys(options.env, "config"), **{s.name: "otto.secrets" for s in secrets}}
+        for s in options.secrets:
+            if s.name in options.env:
+                self._wrong('config["otto.secrets"]', f"{s.name} is also given as a plain variable")
+        for number, given in enumerate(self._stage.secret_env):
+            field = f"secret_env[{number}]"
+            if problem := variable_problem(given.name) or secret_problem(given.secret, given.key):
+                self._wrong(field, problem)
+            elif given.name in taken:
+                self._wrong(field, f"{given.name} is also given in {taken[given.name]}")
+            taken[given.name] = field
+            secrets.append(Secret(given.name, given.secret, given.key))
+        return tuple(secrets)
+
+    def _working_directory(self, options: Options) -> str:
+        directory = self._stage.working_directory
+        if directory and (problem := path_problem(directory) or control_problem(directory)):
+            self._wrong("working_directory", problem)
+        for field, text, check in (
+            ("resources.cpu", self._stage.resources.cpu, cpu_cores),
+            ("resources.memory", self._stage.resources.memory, memory_bytes),
+        ):
+            self._quantity(field, text, check)
+        return directory or options.working_dir
+
+    def _quantity(self, field: str, text: str, check: object) -> None:
+        if text:
+            try:
+                check(text)  # type: ignore[operator]  one of the two functions of otto_options.quantities
+            except ValueError as error:
+                self._wrong(field, str(error))
+
+    def _extra_containers(self) -> tuple[ExtraContainer, ...]:
+        containers: list[ExtraContainer] = []
+        for number, given in enumerate(self._stage.extra_containers):
+            where = f"extra_containers[{number}]"
+            if problem := id_problem(given.name, 63):
+                self._wrong(f"{where}.name", problem)
+            elif any(given.name == other.name for other in containers):
+                self._wrong(f"{where}.name", f"{given.name!r} is used twice")
+            for name, value in given.env.items():
+                if problem := variable_problem(name) or value_problem(value):
+                    self._wrong(f'{where}.env["{name}"]', problem)
+            for field, words in (("command", given.command), ("args", given.args)):
+                self._problems += argument_problems(f"{self._where}.{where}.{field}", self._stage.stage_id, words)
+            self._quantity(f"{where}.resources.cpu", given.resources.cpu, cpu_cores)
+            self._quantity(f"{where}.resources.memory", given.resources.memory, memory_bytes)
+            containers.append(
+                ExtraContainer(
+                    given.name,
+                    given.image,
+                    tuple(given.command),
+                    tuple(given.args),
+                    dict(given.env),
+                    given.resources.cpu,
+                    given.resources.memory,
+                )
+            )
+        return tuple(containers)
