@@ -1,12 +1,11 @@
 """The composition root of standalone: the three services' roots on one server, dialling each other through its port."""
 
-
 import msgspec
+
 from otto_executor.settings import Settings as ExecutorSettings
 from otto_relay.settings import Settings as RelaySettings
-from otto_scaler.settings import Settings as ScalerSettings
-
 from otto_runtime.settings import RuntimeSettings
+from otto_scaler.settings import Settings as ScalerSettings
 from otto_standalone.settings import Settings
 
 KINDS: dict[str, type[msgspec.Struct]] = {
@@ -17,3 +16,39 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "OTTO_RELAY": RelaySettings,
 }
 """Which settings are read, in the order that `compose` takes them."""
+
+
+def compose(settings: Sequence[msgspec.Struct]) -> Compose:
+    """The roots for settings read in the order of KINDS.
+
+    The address is known once the port is held, so the roots are made then; each gets it as its peers' address.
+    """
+    _, own, scaler, executor, relay = settings
+    state = state_dir(cast("Settings", own))
+    replace = msgspec.structs.replace
+
+    def roots(address: str, _: RuntimeSettings) -> Sequence[AbstractAsyncContextManager[Component]]:
+        workers = state / "workers"
+        return [
+            holding(
+                state,
+                scaler_component(
+                    replace(cast("ScalerSettings", scaler), workers_dir=str(workers), workspaces_dir=str(state / "workspaces")), address
+                ),
+            ),
+            executor_component(replace(cast("ExecutorSettings", executor), database=state / "runs.sqlite"), address),
+            relay_component(replace(cast("RelaySettings", relay), workers_dir=workers, spool_dir=state / "spool"), address, address),
+        ]
+
+    return roots
+
+
+@asynccontextmanager
+async def holding(state: Path, component: AbstractAsyncContextManager[Component]) -> AsyncIterator[Component]:
+    """The component, within the state directory held against other instances. Raises StartError."""
+    try:
+        with held(state):
+            async with component as entered:
+                yield entered
+    except StateUnusableError as error:
+        raise StartError(str(error)) from error

@@ -1,0 +1,26 @@
+"""`ottoctl`: runs a command; whatever goes wrong is a sentence and an exit code, never a traceback (unless OTTO_DEBUG is set)."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Runs ottoctl with the process's arguments and exits."""
+    from ottoctl.cli import app
+    from ottoctl.client import ServiceError
+    from ottoctl.pipeline_file import PipelineFileError
+
+    try:
+        app()
+    except (PipelineFileError, ServiceError, OSError) as error:
+        if os.environ.get("OTTO_DEBUG"):
+            raise
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        print(f"ottoctl: {error}" if not isinstance(error, PipelineFileError) else str(error), file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, ServiceError) else 2)
+
+
+if __name__ == "__main__":
+    main()

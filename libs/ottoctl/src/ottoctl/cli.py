@@ -1,0 +1,44 @@
+"""The tree of commands and the options before them."""
+
+from typing import Annotated
+
+import typer
+
+from ottoctl.commands import logs, pipeline, workers
+from ottoctl.context import DEFAULT_ADDRESS, Shared
+from ottoctl.render import Output
+
+app = typer.Typer(
+    name="ottoctl",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Runs pipelines on Ottoscaler and shows what happens.",
+    epilog="Exit codes: 0 done or completed, 1 the pipeline failed, 2 wrong usage or file, 3 cancelled, 4 the service can't be reached, "
+    "5 the service answered with an error, 130 interrupted (what runs goes on).",
+)
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(workers.scale, name="scale")
+app.command("status")(workers.status)
+app.command("logs")(logs.logs)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ottoctl {version('ottoctl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    address: Annotated[str, typer.Option(envvar="OTTO_ADDRESS", help="Host and port of Ottoscaler.")] = DEFAULT_ADDRESS,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Form of answers.")] = Output.TABLE,
+    version: Annotated[  # noqa: ARG001  its callback has done it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Takes the options before the command."""
+    context.obj = Shared(address, output)

@@ -1,0 +1,344 @@
+"""`ottoctl pipeline …`: run, watch, list, get, cancel, approve, reject, validate."""
+
+import os
+import secrets
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ottoctl import exit_codes
+from ottoctl.context import OutputOption, chosen, notice, run
+from ottoctl.render import Output, as_data, dump, table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ottoctl.client import Client
+    from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
+
+app = typer.Typer(no_args_is_help=True, help="Run pipelines and see how they stand.")
+Id = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.")]
+Logs = Annotated[bool, typer.Option("--logs/--no-logs", help="In a pipe: print log lines too.")]
+
+
+@app.command("run", epilog="Examples: ottoctl pipeline run ci.yaml --repo . --sha HEAD   |   ottoctl pipeline run --type full")
+def run_pipeline(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="A pipeline file.")] = None,
+    kind: Annotated[str, typer.Option("--type", help="Instead of a file: simple, full or parallel.")] = "",
+    repo: Annotated[str, typer.Option(help="The Git repository that is checked out first: a URL or a directory.")] = "",
+    sha: Annotated[str, typer.Option(help="The commit, branch or tag.")] = "",
+    identity: Annotated[str, typer.Option("--id", help="The run's id; default: the file's name, the time and a random part.")] = "",
+    name: Annotated[str, typer.Option(help="What it is called.")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: an environment variable or otto.* option of all stages; STAGE:KEY=VALUE: of one; "
+            "KEY alone: the value it has here. May be repeated.",
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and leave.")] = False,
+    on_disconnect: Annotated[str, typer.Option(help="When ottoctl ends or is cut off: `detach` (it goes on) or `cancel`.")] = "detach",
+    logs: Logs = True,
+) -> None:
+    """Run a pipeline and show it until it has ended. Ctrl-C leaves it running."""
+    from ottoctl import pipeline_file, templates
+
+    if bool(file) == bool(kind):
+        raise typer.BadParameter("name either a pipeline file or --type simple|full|parallel")
+    if kind and kind not in templates.TEMPLATES:
+        raise typer.BadParameter(f"--type {kind!r} is not one of {', '.join(templates.TEMPLATES)}")
+    if on_disconnect not in {"detach", "cancel"}:
+        raise typer.BadParameter(f"--on-disconnect {on_disconnect!r} is neither detach nor cancel")
+    request = templates.template(kind) if file is None else pipeline_file.load(file)
+    if repo or sha:
+        request.repository, request.commit_sha = located(repo or request.repository, sha)
+    request.name = name or request.name or (file.stem if file else kind)
+    request.pipeline_id = identity or request.pipeline_id or made_up(file.stem if file else kind)
+    request.triggered_by = request.triggered_by or f"ottoctl {os.environ.get('USER', '')}".strip()
+    if on_disconnect == "cancel":
+        request.metadata["otto.on_disconnect"] = "cancel"
+    for text in set_ or []:
+        set_config(request, text)
+    run(context, lambda client: _run(client, request, detach=detach, logs=logs))
+
+
+def made_up(stem: str) -> str:
+    """An id that nobody used: the stem, the time (UTC) and three random bytes."""
+    return f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def located(repo: str, sha: str) -> tuple[str, str]:
+    """A repository and commit as the service can use them: a directory here becomes absolute, and names like HEAD are resolved in it."""
+    path = Path(repo).expanduser()
+    if not repo or "://" in repo or not path.is_dir():
+        return repo, sha
+    path = path.resolve()
+    done = subprocess.run(
+        ["git", "-C", str(path), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{sha or 'HEAD'}^{{commit}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise typer.BadParameter(f"{sha or 'HEAD'!r} is no commit of {path}")
+    return str(path), done.stdout.strip()
+
+
+def set_config(request: "PipelineRequest", text: str) -> None:
+    """Applies one `--set`. Raises typer.BadParameter for a stage that there is not."""
+    key, equals, value = text.partition("=")
+    stage_id, colon, inner = key.rpartition(":")
+    stages = [stage for stage in request.stages if not colon or stage.stage_id == stage_id]
+    if not stages:
+        raise typer.BadParameter(f"--set {text!r}: there is no stage {stage_id!r}")
+    if not inner:
+        raise typer.BadParameter(f"--set {text!r} names no key")
+    if not equals:
+        if inner not in os.environ:
+            return
+        value = os.environ[inner]
+    for stage in stages:
+        stage.config[inner] = value
+
+
+async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, logs: bool) -> int:
+    messages = client.run(request)
+    if detach:
+        await anext(messages)
+        print(request.pipeline_id)
+        notice(f"watch it with: ottoctl pipeline watch {request.pipeline_id}")
+        return exit_codes.COMPLETED
+    return await _show(client, request.pipeline_id, messages, logs=logs, announce=True)
+
+
+async def _show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool, announce: bool) -> int:
+    import asyncio
+
+    from ottoctl import watching
+    from ottoctl.progress import Run
+    from ottoctl.terminal import harmless
+
+    run_ = Run(pipeline_id)
+    terminal = sys.stdout.isatty()
+    try:
+        if terminal:
+            from rich.console import Console
+
+            from ottoctl.live import LiveView
+
+            if announce:
+                print(f"Pipeline {harmless(pipeline_id)}")
+            view = watching.TerminalView()
+            with LiveView(run_, Console(highlight=False)) as live:
+                view.live = live
+                code = await watching.follow(client, run_, messages, view)
+        else:
+            code = await watching.follow(client, run_, messages, watching.PlainView(run_, logs=logs))
+    except asyncio.CancelledError:
+        if run_.final is None:
+            name = watching.quoted(pipeline_id)
+            notice(f"left; it goes on. Watch it: ottoctl pipeline watch {name}   Cancel it: ottoctl pipeline cancel {name}")
+        raise
+    for text in await watching.explain(client, run_):
+        print(text)
+    print(watching.result(run_))
+    return code
+
+
+@app.command("watch")
+def watch(
+    context: typer.Context,
+    identity: Id,
+    after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence.")] = 0,
+    logs: Logs = False,
+) -> None:
+    """Show a run from its start until it has ended."""
+    run(context, lambda client: _show(client, identity, client.watch(identity, after), logs=logs, announce=True))
+
+
+STATES = ("running", "completed", "failed", "cancelled")
+
+
+@app.command("list")
+def list_pipelines(
+    context: typer.Context,
+    state: Annotated[list[str] | None, typer.Option(help=f"Only {', '.join(STATES)} ones; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    output: OutputOption = None,
+) -> None:
+    """List runs, newest first."""
+    from ottoscaler.v1.pipeline_pb2 import PipelineState
+    from ottoscaler.v1.pipeline_service_pb2 import ListPipelinesRequest
+
+    for word in state or []:
+        if word not in STATES:
+            raise typer.BadParameter(f"--state {word!r} is not one of {', '.join(STATES)}")
+    states = [PipelineState.Value(f"PIPELINE_STATE_{word.upper()}") for word in state or []]
+    run(context, lambda client: _list(client, ListPipelinesRequest(states=states), limit, chosen(context, output)))
+
+
+async def _list(client: "Client", request: Any, limit: int, output: Output) -> int:
+    found: list[Any] = []
+    while len(found) < limit:
+        request.page_size = min(500, limit - len(found))
+        page = await client.call(client.pipelines.ListPipelines(request, timeout=30))
+        found += page.pipelines
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    if output is not Output.TABLE:
+        dump([as_data(one) for one in found], output)
+        return exit_codes.COMPLETED
+    rows = []
+    for one in found:
+        waits = f"waits for approval: {', '.join(one.awaiting_approval)}" if one.awaiting_approval else one.error_message
+        created = one.created_at.ToDatetime(UTC).astimezone()
+        rows.append([one.pipeline_id, one.name, state_word(one.state), f"{one.percentage}%", f"{created:%Y-%m-%d %H:%M:%S}", waits])
+    table(("id", "name", "state", "done", "created", ""), rows)
+    return exit_codes.COMPLETED
+
+
+def state_word(state: Any) -> str:
+    """Running for PIPELINE_STATE_RUNNING."""
+    from ottoscaler.v1.pipeline_pb2 import PipelineState
+
+    return PipelineState.Name(state).removeprefix("PIPELINE_STATE_").lower()
+
+
+@app.command("get")
+def get(context: typer.Context, identity: Id, output: OutputOption = None) -> None:
+    """Show a run and its stages as they stand."""
+    run(context, lambda client: _get(client, identity, chosen(context, output)))
+
+
+async def _get(client: "Client", identity: str, output: Output) -> int:
+    from ottoctl.progress import cause_word, duration, status_word
+    from ottoctl.terminal import harmless
+    from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest
+
+    answer = await client.call(client.pipelines.GetPipeline(GetPipelineRequest(pipeline_id=identity), timeout=30))
+    if output is not Output.TABLE:
+        dump(as_data(answer), output)
+        return exit_codes.COMPLETED
+    summary = answer.summary
+    print(f"{harmless(summary.pipeline_id)}: {state_word(summary.state)}, {summary.percentage}%  {harmless(summary.error_message)}")
+    for warning in answer.warnings:
+        print(f"warning: {harmless(warning)}")
+    rows = []
+    for stage in answer.stages:
+        end = stage.ended_at if stage.HasField("ended_at") else None
+        took = duration(end.ToNanoseconds() / 1e9 - stage.started_at.ToNanoseconds() / 1e9) if end and stage.HasField("started_at") else ""
+        why = f"{cause_word(stage.failure_cause)} {stage.error_message or stage.message}".strip()
+        rows.append([stage.stage_id, status_word(stage.status).lower(), str(stage.attempt or ""), str(stage.worker_count), took, why])
+    table(("stage", "state", "try", "workers", "took", ""), rows)
+    return exit_codes.COMPLETED
+
+
+@app.command("cancel")
+def cancel(
+    context: typer.Context,
+    identity: Id,
+    reason: Annotated[str, typer.Option(help="Why; kept in the run.")] = "",
+    output: OutputOption = None,
+) -> None:
+    """Cancel a run: its workers are stopped gently."""
+    from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest
+
+    request = CancelPipelineRequest(pipeline_id=identity, reason=reason, cancelled_by=f"ottoctl {os.environ.get('USER', '')}".strip())
+
+    async def work(client: "Client") -> int:
+        answer = await client.call(client.pipelines.CancelPipeline(request, timeout=30))
+        form = chosen(context, output)
+        if form is not Output.TABLE:
+            dump(as_data(answer), form)
+        else:
+            print(answer.message or state_word(answer.state))
+        return exit_codes.COMPLETED
+
+    run(context, work)
+
+
+As = Annotated[str, typer.Option("--as", help="Who decides; has to be among the stage's approvers, where it names any.")]
+Comment = Annotated[str, typer.Option(help="Kept with the decision.")]
+StageId = Annotated[str, typer.Argument(metavar="STAGE", help="The stage that waits.")]
+
+
+@app.command("approve")
+def approve(
+    context: typer.Context, identity: Id, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None
+) -> None:
+    """Approve a stage that waits for it."""
+    _decide(context, identity, stage, "APPROVE", user, comment, output)
+
+
+@app.command("reject")
+def reject(context: typer.Context, identity: Id, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None) -> None:
+    """Refuse a stage that waits for approval: it fails."""
+    _decide(context, identity, stage, "REJECT", user, comment, output)
+
+
+def _decide(context: typer.Context, identity: str, stage: str, decision: str, user: str, comment: str, output: Output | None) -> None:
+    from ottoscaler.v1.pipeline_pb2 import ApprovalDecision
+    from ottoscaler.v1.pipeline_service_pb2 import ApproveStageRequest
+
+    request = ApproveStageRequest(
+        pipeline_id=identity,
+        stage_id=stage,
+        decision=ApprovalDecision.Value(f"APPROVAL_DECISION_{decision}"),
+        user=user or os.environ.get("USER", "") or "ottoctl",
+        comment=comment,
+    )
+
+    async def work(client: "Client") -> int:
+        answer = await client.call(client.pipelines.ApproveStage(request, timeout=30))
+        form = chosen(context, output)
+        if form is not Output.TABLE:
+            dump(as_data(answer), form)
+        else:
+            print(f"{stage}: {'approved' if decision == 'APPROVE' else 'rejected'} by {answer.approval.decided_by}")
+        return exit_codes.COMPLETED
+
+    run(context, work)
+
+
+@app.command("validate")
+def validate(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A pipeline file.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Check the file only; ask no service.")] = False,
+    output: OutputOption = None,
+) -> None:
+    """Check a pipeline file without running it, and let the service check what it stands for."""
+    from ottoctl import pipeline_file
+
+    request = pipeline_file.load(file)
+    if offline:
+        print(f"{file}: fine, {len(request.stages)} stages")
+        return
+    request.pipeline_id = request.pipeline_id or made_up(file.stem)
+    run(context, lambda client: _validate(client, file, request, chosen(context, output)))
+
+
+async def _validate(client: "Client", file: Path, request: "PipelineRequest", output: Output) -> int:
+    from ottoctl.terminal import harmless
+    from ottoscaler.v1.pipeline_service_pb2 import ValidatePipelineRequest
+
+    answer = await client.call(client.pipelines.ValidatePipeline(ValidatePipelineRequest(pipeline=request), timeout=30))
+    code = exit_codes.USAGE if answer.problems else exit_codes.COMPLETED
+    if output is not Output.TABLE:
+        dump(as_data(answer), output)
+        return code
+    for problem in answer.problems:
+        where = f"stage {problem.stage_id!r}: " if problem.stage_id else ""
+        print(f"{file}: {where}{problem.field}: {harmless(problem.description)}")
+    for warning in answer.warnings:
+        print(f"{file}: warning: {harmless(warning)}")
+    if not answer.problems:
+        print(f"{file}: fine, {len(request.stages)} stages")
+    return code

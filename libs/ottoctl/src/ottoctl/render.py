@@ -1,0 +1,54 @@
+"""Answers as a table for people, or as JSON or YAML for programs."""
+
+import enum
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from ottoctl.terminal import harmless
+
+
+class Output(enum.StrEnum):
+    """The forms of `--output`."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def as_data(message: Message) -> Any:
+    """A message with the field names of the contract; zero values of scalars are there too."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def dump(data: Any, output: Output) -> None:
+    """Prints data as JSON or YAML."""
+    if output is Output.YAML:
+        import yaml
+
+        sys.stdout.write(yaml.safe_dump(data, allow_unicode=True, sort_keys=False))
+    else:
+        json.dump(data, sys.stdout, ensure_ascii=False, indent=2)
+        sys.stdout.write("\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table: with colours and folding on a terminal, tab-separated lines without a header frame in a pipe."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            print("\t".join(harmless(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column)
+    for row in rows:
+        shown.add_row(*[Text(harmless(cell)) for cell in row])
+    Console(highlight=False).print(shown)
