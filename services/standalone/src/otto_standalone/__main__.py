@@ -10,8 +10,8 @@ def main() -> int:
     """Runs standalone; returns the exit code (0 stopped, 1 could not start or failed, 2 bad settings or usage)."""
     parser = argparse.ArgumentParser(
         prog="ottoscaler-standalone",
-        description="Runs Ottoscaler's three services in one process, workers being local processes. Everything is set by OTTO_* environment "
-        "variables; the README lists them.",
+        description="Runs Ottoscaler's three services in one process, workers being local processes. "
+        "Everything is set by OTTO_* environment variables; the README lists them.",
     )
     parser.parse_args()
     return launch("ottoscaler-standalone", KINDS, compose)

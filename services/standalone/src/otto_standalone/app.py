@@ -1,12 +1,23 @@
 """The composition root of standalone: the three services' roots on one server, dialling each other through its port."""
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import cast
+
 import msgspec
 
+from otto_executor.app import executor_component
 from otto_executor.settings import Settings as ExecutorSettings
+from otto_relay.app import relay_component
 from otto_relay.settings import Settings as RelaySettings
+from otto_runtime.launch import Compose, StartError
+from otto_runtime.server import Component
 from otto_runtime.settings import RuntimeSettings
+from otto_scaler.app import scaler_component
 from otto_scaler.settings import Settings as ScalerSettings
-from otto_standalone.settings import Settings
+from otto_standalone.settings import Settings, state_dir
+from otto_standalone.state import StateUnusableError, held
 
 KINDS: dict[str, type[msgspec.Struct]] = {
     "OTTO": RuntimeSettings,
