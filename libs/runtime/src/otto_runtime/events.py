@@ -38,7 +38,35 @@ RUNTIME = {
     ),
 }
 
-SCALER: dict[str, Words] = {}
+SCALER: dict[str, Words] = {
+    "scaler.fleet.known": Words("{count} workers found", "워커 {count}개 확인"),
+    "scaler.backend.lost": Words("The backend was lost, observing it again: {why}", "백엔드 연결이 끊겨 다시 관찰함: {why}"),
+    "scaler.worker.created": Words("Created {worker} of {task}", "{task}의 {worker} 생성"),
+    "scaler.worker.adopted": Words("Found {worker} still running", "실행 중인 {worker} 확인"),
+    "scaler.worker.refused": Words("Refused {worker}: {why}", "{worker} 거부: {why}"),
+    "scaler.worker.create_failed": Words("Could not create {worker}", "{worker} 생성 실패"),
+    "scaler.worker.start_failed": Words("Could not start {worker}: {why}", "{worker} 시작 실패: {why}"),
+    "scaler.worker.not_observed": Words("{worker} was accepted but has not been seen yet", "{worker}이(가) 수락되었으나 아직 보이지 않음"),
+    "scaler.worker.stopping": Words("Stopping {worker}: {reason}", "{worker} 중지: {reason}"),
+    "scaler.worker.stop_failed": Words("Could not ask {worker} to stop: {why}", "{worker}에 중지를 요청하지 못함: {why}"),
+    "scaler.worker.ended": Words("{worker} {state} {why}", "{worker} {state} {why}"),
+    "scaler.worker.vanished": Words("The directory of {worker} is gone", "{worker}의 디렉터리가 사라짐"),
+    "scaler.worker.unreadable": Words("What {worker} left can't be used: {why}", "{worker}이(가) 남긴 내용을 사용할 수 없음: {why}"),
+    "scaler.worker.supervisor_lost": Words(
+        "The supervisor of {worker} is gone without a report, {killed} processes of the worker were killed: {last_words}",
+        "{worker}의 감독 프로세스가 보고 없이 사라져 워커 프로세스 {killed}개를 종료함: {last_words}",
+    ),
+    "scaler.worker.never_released": Words(
+        "Removing {worker}, though nobody said that its lines are stored", "로그 저장이 확인되지 않은 {worker}을(를) 제거함"
+    ),
+    "scaler.worker.remove_failed": Words("Could not remove {worker}: {why}", "{worker} 제거 실패: {why}"),
+    "scaler.tidy_failed": Words("Could not delete {path}: {why}", "{path} 삭제 실패: {why}"),
+    "scaler.executor.lost": Words("The executor was lost while {pipeline} runs: {why}", "{pipeline} 실행 중 실행기 연결 끊김: {why}"),
+    "scaler.pipeline.caller_left": Words("Cancelled {pipeline}: its caller left", "호출자가 떠나 {pipeline} 취소"),
+    "scaler.pipeline.cancel_failed": Words(
+        "Could not cancel {pipeline} of a caller that left: {why}", "떠난 호출자의 {pipeline} 취소 실패: {why}"
+    ),
+}
 
 EXECUTOR: dict[str, Words] = {
     "executor.runs.loaded": Words("Going on with {count} unfinished pipelines", "끝나지 않은 파이프라인 {count}개를 이어서 진행함"),

@@ -1,0 +1,85 @@
+"""The composition root of the scaler: settings → backend → fleet → servicer."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from otto_runtime.channels import dial
+from otto_runtime.launch import StartError
+from otto_runtime.server import Component
+from otto_scaler.backends import WorkerBackend
+from otto_scaler.backends.process.backend import process_backend
+from otto_scaler.backends.process.environment import Surroundings
+from otto_scaler.errors import BackendUnusableError, CallError
+from otto_scaler.fleet import Fleet, Limits
+from otto_scaler.pipelines import Pipelines
+from otto_scaler.service import OttoscalerServicer
+from otto_scaler.settings import Settings
+from otto_scaler.translate.request import Bounds
+from ottoscaler.v1 import ottoscaler_service_pb2, ottoscaler_service_pb2_grpc, pipeline_service_pb2
+
+SERVICE = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
+EXECUTOR_SERVICE = pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]
+
+
+@asynccontextmanager
+async def scaler_component(settings: Settings, executor_address: str, backend: WorkerBackend | None = None) -> AsyncIterator[Component]:
+    """The scaler with the process backend, or the one that is given. Raises StartError when its directories can't be used."""
+    async with AsyncExitStack() as stack:
+        if backend is None:
+            try:
+                backend = await stack.enter_async_context(
+                    process_backend(
+                        _absolute(settings.workers_dir),
+                        _absolute(settings.workspaces_dir),
+                        Surroundings(
+                            secrets_dir=_absolute(settings.secrets_dir),
+                            path=settings.worker_path or os.environ.get("PATH", os.defpath),
+                            language=settings.worker_lang,
+                        ),
+                    )
+                )
+            except BackendUnusableError as error:
+                raise StartError(str(error)) from error
+        channel = await stack.enter_async_context(dial(executor_address, [EXECUTOR_SERVICE]))
+        fleet = Fleet(
+            backend,
+            Limits(
+                max_workers=settings.max_workers,
+                max_queued=settings.max_queued,
+                finished_ttl=settings.finished_ttl,
+                unreleased_limit=max(settings.unreleased_limit, settings.finished_ttl),
+                watch_backlog=settings.watch_backlog,
+            ),
+        )
+        pipelines = Pipelines(channel, settings.executor_patience)
+        servicer = OttoscalerServicer(fleet, backend, pipelines, _bounds(settings), settings.listed_workers)
+
+        def register(server: grpc.aio.Server) -> None:
+            ottoscaler_service_pb2_grpc.add_OttoscalerServiceServicer_to_server(servicer, server)
+
+        async def run(ready: Callable[[], None]) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fleet.run(ready), name="fleet")
+                group.create_task(pipelines.run(), name="cancel pipelines of callers that left")
+
+        yield Component(name="scaler", services=(SERVICE.full_name,), register=register, run=run, public_errors=(CallError,))
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_workers_per_request=settings.max_workers_per_request,
+        default_timeout=settings.default_timeout,
+        max_timeout=max(settings.max_timeout, settings.default_timeout),
+        default_stop_grace=settings.default_stop_grace,
+        max_stop_grace=max(settings.max_stop_grace, settings.default_stop_grace),
+        default_command=settings.default_command,
+    )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()

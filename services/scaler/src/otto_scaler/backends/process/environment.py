@@ -1,0 +1,96 @@
+"""What a worker of the process backend gets to see: its variables, its secrets, its command."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from otto_scaler.backends.process.directory import WorkerDirectory
+from otto_scaler.backends.process.supervisor.launch import Launch
+from otto_scaler.errors import RefusedError
+from otto_scaler.worker import WorkerSpec
+
+MAX_SECRET_BYTES = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is the same for all workers."""
+
+    secrets_dir: Path
+    path: str
+    """PATH."""
+    language: str
+    """LANG."""
+
+
+def secret_values(spec: WorkerSpec, secrets_dir: Path) -> dict[str, str]:
+    """The values of the secret variables, by variable.
+
+    A file is read as it is, but for one newline at its end, which editors and `echo` put there. Raises RefusedError that names what is
+    missing.
+    """
+    values: dict[str, str] = {}
+    for wanted in spec.secrets:
+        file = secrets_dir / wanted.secret / wanted.key
+        try:
+            with file.open("rb") as opened:
+                content = opened.read(MAX_SECRET_BYTES + 1)
+        except OSError as error:
+            what = "has no such key" if (secrets_dir / wanted.secret).is_dir() else "does not exist"
+            why = what if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
+            raise RefusedError(f"the secret {wanted.secret}/{wanted.key} for the variable {wanted.name} {why}") from error
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise RefusedError(f"the secret {wanted.secret}/{wanted.key} for the variable {wanted.name} is no UTF-8 text") from error
+        if "\0" in text or len(content) > MAX_SECRET_BYTES:
+            raise RefusedError(
+                f"the secret {wanted.secret}/{wanted.key} for the variable {wanted.name} holds a NUL "
+                f"or is longer than {MAX_SECRET_BYTES} bytes"
+            )
+        values[wanted.name] = text.removesuffix("\n").removesuffix("\r")
+    return values
+
+
+def to_mask(spec: WorkerSpec, secrets: dict[str, str]) -> list[str]:
+    """Every value that must not appear in the log: the secrets, and the password in the repository's URL."""
+    values = [value for value in secrets.values() if value]
+    if "://" in spec.repository:
+        try:
+            parts = urlsplit(spec.repository)
+        except ValueError:
+            return values
+        for part in (parts.password, None if parts.password or parts.scheme == "ssh" else parts.username):
+            if part:
+                values += sorted({part, unquote(part)})
+    return values
+
+
+def launch(spec: WorkerSpec, directory: WorkerDirectory, workspace: Path, secrets: dict[str, str], surroundings: Surroundings) -> Launch:
+    """What the supervisor is told. What was given wins over PATH, HOME and LANG, never over OTTO_*."""
+    identity = spec.identity
+    env = {
+        "PATH": surroundings.path,
+        "HOME": str(directory.home),
+        "LANG": surroundings.language,
+        **spec.env,
+        **secrets,
+        "OTTO_WORKSPACE": str(workspace),
+        "OTTO_WORKER_NAME": identity.name,
+    }
+    mark = "\n".join((identity.pipeline_id, identity.stage_id, identity.task_id, str(identity.attempt), spec.repository, spec.commit))
+    return Launch(
+        argv=[os.fsencode(argument) for argument in spec.command],
+        env={os.fsencode(name): os.fsencode(value) for name, value in env.items()},
+        workspace=os.fsencode(workspace),
+        working_directory=os.fsencode(spec.working_directory),
+        timeout=spec.timeout,
+        grace=spec.stop_grace,
+        memory=spec.memory_bytes,
+        cores=math.ceil(spec.cpu_cores),
+        repository=os.fsencode(spec.repository),
+        commit=os.fsencode(spec.commit),
+        mark=mark.encode(),
+    )

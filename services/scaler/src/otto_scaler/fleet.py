@@ -1,0 +1,334 @@
+"""All workers: creates and stops them, keeps the one picture of them, tells those who watch, and tidies away what is over."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from otto_scaler.admission import Admission
+from otto_scaler.backends import Gone, Observation, Seen, Synced, WorkerBackend
+from otto_scaler.errors import BackendError, NotReadyError, RefusedError
+from otto_scaler.picture import Picture, Selection
+from otto_scaler.watching import Change, Kind, Watch
+from otto_scaler.worker import Cause, State, Worker, WorkerSpec
+
+log = logging.getLogger(__name__)
+
+OBSERVE_AGAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The numbers that bound a fleet; times in seconds. Their defaults and reasons stand in settings."""
+
+    max_workers: int
+    max_queued: int
+    finished_ttl: float
+    unreleased_limit: float
+    watch_backlog: int
+    ready_timeout: float = 10.0
+    """How long a call waits for the workers to be known, or for a created one to be observed."""
+
+
+@dataclass(slots=True)
+class Creation:
+    """What became of a request for workers; names in the order of the request."""
+
+    existing: list[Worker]
+    created: list[str]
+    refused: list[tuple[str, str]]
+    """Names, and why the backend refused them."""
+    no_room: list[str]
+
+
+class Fleet:
+    """The workers of one installation. `run` has to run for anything to happen; calls before that wait for it, calls after it raise
+    NotReadyError.
+    """
+
+    def __init__(self, backend: WorkerBackend, limits: Limits, clock: Callable[[], int] = time.time_ns) -> None:
+        """`clock` gives nanoseconds since the epoch."""
+        self._backend = backend
+        self._limits = limits
+        self._clock = clock
+        self._picture = Picture()
+        self._admission = Admission(limits.max_workers)
+        self._watches: set[Watch] = set()
+        self._released: set[str] = set()
+        self._stopping: dict[str, str] = {}
+        self._creating: dict[str, asyncio.Task[str]] = {}
+        self._expected: dict[str, asyncio.Event] = {}
+        self._lost: set[str] = set()
+        self._known = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Observes the backend and tidies, until cancelled; calls `ready` once all workers there are have been seen. Workers run on after
+        it.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._observe(ready), name="observe workers")
+                group.create_task(self._tidy(), name="tidy workers away")
+        finally:
+            self._group = None
+
+    @property
+    def cap(self) -> int:
+        """Most workers that run at the same time."""
+        return self._limits.max_workers
+
+    # Calls
+
+    async def scale_up(self, specs: Sequence[WorkerSpec], *, queue: bool) -> Creation:
+        """Creates those workers that don't exist; answers when each was accepted or refused. Those for which there is no room wait with
+        `queue`.
+
+        Cancelled, what was begun goes on. Raises NotReadyError.
+        """
+        group = await self._ready()
+        result = Creation([], [], [], [])
+        begun: list[asyncio.Task[str]] = []
+        for spec in specs:
+            name = spec.identity.name
+            task = self._creating.get(name)
+            known = self._picture.get(name)
+            if known is not None and task is None:
+                if _same(known, spec):
+                    result.existing.append(known)
+                else:
+                    result.refused.append((name, "another task's worker has this name; use another task_id"))
+                continue
+            if task is None:
+                room = self._admission.take(name)
+                if not room and (not queue or self._admission.queued >= self._limits.max_queued):
+                    result.no_room.append(name)
+                    continue
+                if not room:
+                    self._admission.enqueue(spec.identity.task_id, name)
+                task = group.create_task(self._create(spec, held=not room), name=f"create {name}")
+                self._creating[name] = task
+            begun.append(task)
+            result.created.append(name)
+        if begun:
+            await asyncio.wait(begun)
+        for name, task in zip(list(result.created), begun, strict=True):
+            if task.cancelled():
+                raise NotReadyError("the service is stopping; repeat the call")
+            if why := task.result():
+                result.created.remove(name)
+                result.refused.append((name, why))
+        return result
+
+    async def scale_down(self, task_id: str, left: int, reason: str) -> list[Worker]:
+        """Stops workers of a task until `left` are left: pending ones first, then the youngest. Returns those that this call stops.
+
+        Answers when the stops are noted. Cancelled, they go on. Raises NotReadyError.
+        """
+        group = await self._ready()
+        unfinished = [w for w in self._picture.unfinished(task_id) if w.name not in self._stopping and not w.stopping]
+        unfinished.sort(key=lambda w: (w.state is State.PENDING, w.held, w.created, w.identity.index), reverse=True)
+        chosen = unfinished[: max(0, len(unfinished) - left)]
+        for worker in chosen:
+            self._stopping[worker.name] = reason
+        stops = [group.create_task(self._stop(worker.name, reason), name=f"stop {worker.name}") for worker in chosen]
+        if stops:
+            await asyncio.wait(stops)
+        return [worker for worker, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()]
+
+    async def select(self, task: str, name: str, state: State | None, limit: int) -> Selection:
+        """See Picture.select. Raises NotReadyError."""
+        if not self._known.is_set():
+            await self._ready()
+        return self._picture.select(task, name, state, limit)
+
+    @contextmanager
+    def watch(self, selects: Callable[[Worker], bool]) -> Iterator[Watch]:
+        """A watch over the workers that `selects` is true for; use `known` first."""
+        watch = Watch([w for w in self._picture.all() if selects(w)], selects, self._limits.watch_backlog)
+        self._watches.add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches.discard(watch)
+
+    async def known(self) -> None:
+        """Returns when all workers there are have been seen, however long that takes."""
+        await self._known.wait()
+
+    async def release(self, names: Sequence[str]) -> int:
+        """Their logs are stored elsewhere: finished ones may be removed once their time is over. Returns how many were. Raises
+        NotReadyError.
+        """
+        await self._ready()
+        finished = [name for name in set(names) if (worker := self._picture.get(name)) is not None and worker.finished]
+        self._released.update(finished)
+        return len(finished)
+
+    async def delete_workspace(self, name: str) -> None:
+        """See WorkerBackend.delete_workspace. Raises NotReadyError."""
+        await self._ready()
+        await self._backend.delete_workspace(name)
+
+    async def _ready(self) -> asyncio.TaskGroup:
+        try:
+            async with asyncio.timeout(self._limits.ready_timeout):
+                await self._known.wait()
+        except TimeoutError:
+            raise NotReadyError("the workers are not known yet; repeat the call") from None
+        if self._group is None:
+            raise NotReadyError("the service is stopping; repeat the call")
+        return self._group
+
+    # What is done
+
+    async def _create(self, spec: WorkerSpec, *, held: bool) -> str:
+        """Creates a worker and waits until it is observed. Returns why it was refused, or ""."""
+        name = spec.identity.name
+        seen = self._expected[name] = asyncio.Event()
+        try:
+            await self._backend.create(spec, held=held)
+            async with asyncio.timeout(self._limits.ready_timeout):
+                await seen.wait()
+        except RefusedError as error:
+            log.warning("scaler.worker.refused", extra={"worker": name, "why": str(error)})
+            why = str(error) or "the backend refused it"
+        except TimeoutError:
+            log.warning("scaler.worker.not_observed", extra={"worker": name})
+            return ""
+        except BackendError as error:
+            log.exception("scaler.worker.create_failed", extra={"worker": name})
+            why = f"the backend failed: {type(error).__name__}"
+        else:
+            log.info("scaler.worker.created", extra={"worker": name, "task": spec.identity.task_id, "held": held})
+            return ""
+        finally:
+            del self._expected[name]
+            self._creating.pop(name, None)
+        self._admission.free(name)
+        self._admit()
+        return why
+
+    async def _stop(self, name: str, reason: str) -> bool:
+        """Asks the backend; whether that worked. If not, a repeated call tries again."""
+        try:
+            await self._backend.stop(name, reason)
+        except (BackendError, OSError) as error:
+            log.warning("scaler.worker.stop_failed", extra={"worker": name, "why": str(error)})
+            self._stopping.pop(name, None)
+            return False
+        log.info("scaler.worker.stopping", extra={"worker": name, "reason": reason})
+        return True
+
+    def _admit(self) -> None:
+        """Lets those run whose turn it is."""
+        if self._group is None or not self._known.is_set():
+            return
+        for name in self._admission.admit():
+            self._group.create_task(self._start(name), name=f"start {name}")
+
+    async def _start(self, name: str) -> None:
+        creating = self._creating.get(name)
+        if creating is not None:
+            await asyncio.wait({creating})
+        try:
+            await self._backend.start(name)
+        except (BackendError, OSError) as error:
+            log.warning("scaler.worker.start_failed", extra={"worker": name, "why": str(error)})
+            await self._stop(name, f"it could not be started: {error}")
+
+    # What is seen
+
+    async def _observe(self, ready: Callable[[], None]) -> None:
+        while True:
+            self._lost = {worker.name for worker in self._picture.all() if not worker.finished}
+            try:
+                async with aclosing(cast("Any", self._backend.observe())) as observations:
+                    await self._take(observations, ready)
+            except BackendError as error:
+                log.warning("scaler.backend.lost", extra={"why": str(error)})
+            await asyncio.sleep(OBSERVE_AGAIN_SECONDS)
+
+    async def _take(self, observations: AsyncIterator[Observation], ready: Callable[[], None]) -> None:
+        async for observation in observations:
+            match observation:
+                case Seen(worker):
+                    self._lost.discard(worker.name)
+                    self._apply(self._picture.put(worker))
+                    if worker.name in self._expected:
+                        self._expected[worker.name].set()
+                case Gone(name):
+                    self._apply(self._picture.lose(name, self._clock(), self._stopping.get(name, "")))
+                case Synced():
+                    for name in self._lost:
+                        self._apply(self._picture.lose(name, self._clock(), self._stopping.get(name, "")))
+                    if not self._known.is_set():
+                        self._queue_again()
+                        self._known.set()
+                        log.info("scaler.fleet.known", extra={"count": len(self._picture)})
+                        ready()
+                    self._admit()
+
+    def _queue_again(self) -> None:
+        """Those that waited when the last service ended wait again, in the order of their creation."""
+        held = [w for w in self._picture.all() if w.held and not w.finished]
+        for worker in sorted(held, key=lambda w: (w.created, w.identity.index)):
+            self._admission.enqueue(worker.identity.task_id, worker.name)
+
+    def _apply(self, changes: list[Change]) -> None:
+        """Changes of the picture: slots are taken and given back, and those who watch are told."""
+        for change in changes:
+            if change.worker is not None:
+                self._account(change.kind, change.worker)
+            for watch in self._watches:
+                watch.offer(change)
+
+    def _account(self, kind: Kind, worker: Worker) -> None:
+        if worker.finished or kind is Kind.DELETED:
+            self._admission.free(worker.name)
+            self._stopping.pop(worker.name, None)
+            if kind is not Kind.DELETED and self._known.is_set():
+                fields = {"worker": worker.name, "state": worker.state.value, "cause": worker.cause.name, "why": worker.error}
+                log.info("scaler.worker.ended", extra=fields)
+            self._admit()
+        elif not worker.held:
+            self._admission.hold(worker.name)
+        elif self._known.is_set():
+            self._admission.enqueue(worker.identity.task_id, worker.name)
+
+    # What is over
+
+    async def _tidy(self) -> None:
+        """Removes finished workers when their time is over."""
+        await self._known.wait()
+        while True:
+            now = self._clock()
+            for worker in self._picture.finished():
+                age = (now - worker.ended) / 1e9
+                if age < self._limits.finished_ttl:
+                    continue
+                released = worker.name in self._released or worker.cause in {Cause.DELETED, Cause.REJECTED}
+                if released or age >= self._limits.unreleased_limit:
+                    await self._remove(worker, released=released)
+            await asyncio.sleep(min(5.0, max(0.02, self._limits.finished_ttl / 4)))
+
+    async def _remove(self, worker: Worker, *, released: bool) -> None:
+        if not released:
+            log.warning("scaler.worker.never_released", extra={"worker": worker.name})
+        try:
+            await self._backend.remove(worker.name)
+        except (BackendError, OSError) as error:
+            log.warning("scaler.worker.remove_failed", extra={"worker": worker.name, "why": str(error)})
+            return
+        self._released.discard(worker.name)
+        self._apply(self._picture.drop(worker.name))
+
+
+def _same(known: Worker, spec: WorkerSpec) -> bool:
+    """Whether they are the same worker of the same attempt, and not two whose names happen to collide."""
+    a, b = known.identity, spec.identity
+    return (a.task_id, a.pipeline_id, a.stage_id, a.attempt, a.index) == (b.task_id, b.pipeline_id, b.stage_id, b.attempt, b.index)

@@ -1,0 +1,80 @@
+"""Settings of the scaler."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the scaler can be told. Prefix OTTO_SCALER."""
+
+    workers_dir: Annotated[
+        str,
+        Meta(
+            description="Directory of the workers, one each: log, home, how it ended. The log-relay reads the logs there, so it has the "
+            "same setting. One scaler per directory. Standalone puts it into its state directory."
+        ),
+    ] = "~/.local/state/ottoscaler/workers"
+    workspaces_dir: Annotated[
+        str, Meta(description="Directory of the workspaces that workers share. Standalone puts it into its state directory.")
+    ] = "~/.local/state/ottoscaler/workspaces"
+    secrets_dir: Annotated[
+        str,
+        Meta(
+            description="Directory with the secrets workers may be given: the file `<secret>/<key>` holds a value; one newline at its end "
+            "is left out. Laid out as a mounted Kubernetes Secret."
+        ),
+    ] = "~/.config/ottoscaler/secrets"
+    worker_path: Annotated[str, Meta(description="PATH of workers. Empty: the scaler's own, so that workers find the same tools.")] = ""
+    worker_lang: Annotated[str, Meta(description="LANG of workers: UTF-8 without any language's habits.")] = "C.UTF-8"
+    default_command: Annotated[
+        str,
+        Meta(
+            description="Script (run by `sh -c`) of workers that are given no command. Empty: one that prints what the worker was given, "
+            "and ends with 0."
+        ),
+    ] = ""
+    max_workers: Annotated[int, Meta(ge=1, le=100_000, description="Most workers that run at the same time; more are refused or wait.")] = (
+        100
+    )
+    max_workers_per_request: Annotated[int, Meta(ge=1, le=10_000, description="Most workers that one request may ask for.")] = 1000
+    max_queued: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="Most workers that wait for room; beyond that requests are refused. Each costs a directory."),
+    ] = 10_000
+    default_timeout: Annotated[float, Meta(gt=0, description="Seconds a worker may run if nothing else was said.")] = 3600.0
+    max_timeout: Annotated[
+        float, Meta(gt=0, description="The longest timeout in seconds that may be asked for: a week, as nobody waits for anything longer.")
+    ] = 604_800.0
+    default_stop_grace: Annotated[
+        float,
+        Meta(ge=0, description="Seconds between SIGTERM and SIGKILL if nothing else was said: long enough for a server to end its calls."),
+    ] = 10.0
+    max_stop_grace: Annotated[float, Meta(ge=0, description="The longest such time in seconds that may be asked for.")] = 3600.0
+    finished_ttl: Annotated[
+        float, Meta(ge=0, description="Seconds that finished workers stay visible, if the log-relay has their lines by then.")
+    ] = 3600.0
+    unreleased_limit: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds after which finished workers are removed even if the log-relay never said that it has their lines: a day.",
+        ),
+    ] = 86_400.0
+    listed_workers: Annotated[
+        int, Meta(ge=1, description="Most workers that one GetWorkerStatus lists; fewer if the answer would not fit. Counts cover all.")
+    ] = 500
+    watch_backlog: Annotated[
+        int, Meta(ge=1, description="Most changes that wait for one slow watcher; beyond that its stream ends with RESOURCE_EXHAUSTED.")
+    ] = 10_000
+    executor_address: Annotated[
+        str, Meta(description="Host and port of the pipeline-executor, to which ExecutePipeline is handed on. Standalone knows it.")
+    ] = "127.0.0.1:9091"
+    executor_patience: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds that a caller of ExecutePipeline is kept waiting while the executor can't be reached, then UNAVAILABLE.",
+        ),
+    ] = 60.0
