@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc.aio
 
 from otto_executor.conductor import Conductor
+from otto_executor.decisions import Patience
 from otto_executor.errors import ExecutorError, StoreUnusableError
 from otto_executor.retention import Keeping
 from otto_executor.retry import RetryPolicy
-from otto_executor.run import Patience
 from otto_executor.runner import Means, Watch
 from otto_executor.service import PipelineService
 from otto_executor.settings import Settings

@@ -35,7 +35,7 @@ class Verdict(StrEnum):
 
 
 def heard(state: StageState, report: WorkerReport, now: float) -> bool:
-    """Takes a report of the current attempt in; False if it says nothing new. What has ended stays as it ended, however late reports come."""
+    """Takes a report of the current attempt in; False if it says nothing new. What has ended stays so, however late reports come."""
     known = state.workers.get(report.index)
     if known is not None and _RANK[known.status] >= _RANK[report.status]:
         return False
@@ -96,7 +96,7 @@ def failure(spec: StageSpec, state: StageState) -> Failure | None:
 
 
 def verdict(spec: StageSpec, state: StageState) -> Verdict:
-    """What the attempt has come to. Workers that were never heard of are waited for until a stop has been confirmed."""
+    """What the attempt has come to. Workers never heard of are waited for until a stop has been confirmed."""
     done = ended(state)
     everything_ended = done == len(state.workers) and (done == spec.workers or (state.phase is Phase.STOPPING and state.stop_confirmed))
     if state.phase is Phase.STOPPING:
@@ -108,10 +108,10 @@ def verdict(spec: StageSpec, state: StageState) -> Verdict:
 
 
 def overdue_at(spec: StageSpec, state: StageState, patience: float, unseen_patience: float) -> float | None:
-    """When a running attempt has to be given up although nobody said that it ended; None while nothing is to be expected.
+    """When a running attempt has to be given up although nobody said that it ended; None while nothing is due.
 
-    `patience` is what a worker may take beyond its timeout, `unseen_patience` how long after its creation nothing at all may be heard of it;
-    both in seconds. The scaler keeps these times itself; this is for when it does not.
+    `patience` is what a worker may take beyond its timeout, `unseen_patience` how long after its creation nothing may be heard of it; both
+    in seconds. The scaler keeps these times itself; this is for when it does not.
     """
     times = [
         worker.running_since + spec.timeout + patience

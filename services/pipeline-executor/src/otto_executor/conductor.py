@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -49,7 +49,10 @@ class Conductor:
         self._strays: set[tuple[str, str]] = set()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Goes on with unfinished runs and drives all others until cancelled; `ready` is called when all workers are known. Runs stay as stored."""
+        """Goes on with unfinished runs and drives all others, until cancelled; runs stay as they are stored then.
+
+        `ready` is called when all workers are known.
+        """
         try:
             async with asyncio.TaskGroup() as self._group:
                 await self._load()
@@ -74,7 +77,7 @@ class Conductor:
         async def begin() -> Exception | None:
             try:
                 await self._begin(definition, request)
-            except Exception as error:  # noqa: BLE001  handed to the caller; raised here it would end the group
+            except Exception as error:  # handed to the caller; raised here it would end the group
                 return error
             return None
 
@@ -84,7 +87,7 @@ class Conductor:
 
     async def follow(
         self, pipeline_id: str, after: int = 0, *, to_the_end: bool = True, replayed: bool = True
-    ) -> AsyncIterator[tuple[Progress, bool]]:
+    ) -> AsyncGenerator[tuple[Progress, bool]]:
         """The messages after a sequence and whether they were there before this call; with `to_the_end` also those that follow.
 
         Ends after the final message, and without one when the service stops. Raises PipelineNotFoundError.
@@ -182,7 +185,7 @@ class Conductor:
             raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
         if len(self._active) >= self._max_active:
             raise TooManyRunsError(
-                f"INSUFFICIENT_RESOURCES: {len(self._active)} pipelines are unfinished, which is the most that is configured; try again later"
+                f"INSUFFICIENT_RESOURCES: {len(self._active)} pipelines are unfinished, which is the configured maximum; try again later"
             )
         run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw)
         step = run.take()
@@ -251,7 +254,7 @@ class Conductor:
             ready()
 
     def _stray(self, report: WorkerReport) -> None:
-        """A live worker of a run that does not go on here is stopped if that run has ended; others' workers are left alone."""
+        """Stops a live worker of a run that does not go on here, if that run has ended; others are left alone."""
         key = (report.pipeline_id, report.stage_id)
         if key in self._strays or self._group is None:
             return

@@ -1,4 +1,4 @@
-"""The DAG of a pipeline: its order, who waits for whom, and the cycle if it is none.
+"""The DAG of a pipeline: its order, who waits for whom, who runs after what, and the cycle if it is none.
 
 graphlib gives the order and finds cycles. Which stages are ready is asked of the run's state each time instead of graphlib's incremental
 sorter, because a state that was loaded after a crash has no such sorter, and so both ways are one.
@@ -6,6 +6,10 @@ sorter, because a state that was loaded after a crash has no such sorter, and so
 
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+
+from otto_executor.stage import RunCondition, StageSpec, StageStatus
+
+_ENDINGS = {StageStatus.FAILED: "failed", StageStatus.SKIPPED: "was skipped", StageStatus.CANCELLED: "was cancelled"}
 
 
 class Graph:
@@ -27,7 +31,7 @@ class Graph:
 
 
 def find_cycle(dependencies: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A cycle in the direction of the work, first and last the same, e.g. ("a", "b", "a") when b waits for a and a for b; empty if there is none.
+    """A cycle in the direction of the work, first and last the same: ("a", "b", "a") when each waits for the other; empty if there is none.
 
     Dependencies that are no keys are left out.
     """
@@ -40,3 +44,18 @@ def find_cycle(dependencies: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         turned = cycle[start:-1] + cycle[:start]
         return (*turned, turned[0])
     return ()
+
+
+def skip_reason(spec: StageSpec, before: Mapping[str, StageStatus]) -> str:
+    """Why a stage does not run once its dependencies have ended, in words; "" if it does. `before`: how all stages before it ended.
+
+    ON_FAILURE looks at everything before it, ON_SUCCESS at what it depends on; a skipped dependency is no success.
+    """
+    if spec.run_if is RunCondition.ALWAYS:
+        return ""
+    if spec.run_if is RunCondition.ON_FAILURE:
+        if StageStatus.FAILED in before.values():
+            return ""
+        return "skipped: runs only on failure, and nothing before it failed"
+    bad = next((needed for needed in spec.depends_on if before[needed] is not StageStatus.COMPLETED), None)
+    return f"skipped: {bad} {_ENDINGS[before[bad]]}" if bad is not None else ""

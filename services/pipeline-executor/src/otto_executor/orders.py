@@ -1,6 +1,6 @@
 """What the executor asks of whoever runs workers, and what it hears from there."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,7 +75,7 @@ class Workers(Protocol):
     async def delete_workspace(self, workspace: str) -> None:
         """Has a workspace deleted. Idempotent."""
 
-    def watch(self) -> AsyncIterator[WorkerReport | Synced]:
+    def watch(self) -> AsyncGenerator[WorkerReport | Synced]:
         """Every stage's worker there is, SYNCED, then every change. Ends or raises when it is interrupted: watch again."""
 
 

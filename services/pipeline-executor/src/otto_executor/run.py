@@ -1,68 +1,25 @@
-"""A run as a state machine: what happens goes in with the time, what to do comes out of the state. No input, no output, no clock of its own.
+"""A run as a state machine: what happens goes in with the time, what to do follows from the state. It has no clock and does nothing itself.
 
 `wanted()` follows from the state alone, so a run that was loaded after a crash wants exactly what it wanted before.
 """
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 
 from otto_executor import attempt
+from otto_executor.account import Account, announcement, ending
 from otto_executor.approval import Approval, Decision, decided, in_words, who_may
 from otto_executor.attempt import Verdict
+from otto_executor.decisions import Action, Kind, Patience, Step
 from otto_executor.definition import Definition
 from otto_executor.errors import NotApprovableError, StageNotFoundError
+from otto_executor.graph import skip_reason
 from otto_executor.orders import Created, Order, Refused, WorkerReport
-from otto_executor.progress import Progress, counted, seconds, share, shortened
-from otto_executor.retry import Failure, FailureCause, RetryPolicy, decide
+from otto_executor.progress import counted, seconds, share
+from otto_executor.retry import Failure, FailureCause, decide
 from otto_executor.run_state import Cancellation, RunState, fresh
-from otto_executor.stage import CHECKOUT, Phase, RunCondition, StageSpec, StageState, StageStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How much trouble a run puts up with; times in seconds."""
-
-    infrastructure: RetryPolicy = RetryPolicy(retries=2, delay=2.0, multiplier=2.0)
-    """The budget for causes that are not the pipeline's fault, per stage."""
-    grace: float = 10.0
-    """What workers may take to end where the stage does not say."""
-    margin: float = 30.0
-    """What the scaler may take beyond a timeout or a grace."""
-    unseen: float = 60.0
-    """How long after its creation nothing may be heard of a worker."""
-    stops: int = 5
-    """How often workers are asked to stop before the attempt is ended without them."""
-
-
-class Kind(StrEnum):
-    """What can be done for a stage."""
-
-    START = "START"
-    STOP = "STOP"
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """Something to be done for a stage; equal actions are the same one."""
-
-    kind: Kind
-    stage_id: str
-    attempt: int
-    round: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What has to be stored before anything else is done. `edge`: a start, an end or a decision, which has to survive a power cut."""
-
-    progress: tuple[Progress, ...]
-    edge: bool
-
-
-_ENDINGS = {StageStatus.FAILED: "failed", StageStatus.SKIPPED: "was skipped", StageStatus.CANCELLED: "was cancelled"}
+from otto_executor.stage import CHECKOUT, Phase, StageStatus
 
 
 class Run:
@@ -76,7 +33,7 @@ class Run:
         self._specs = {stage.stage_id: stage for stage in definition.stages}
         self._patience = patience
         self._draw = draw
-        self._progress: list[Progress] = []
+        self._account = Account(definition, state)
         self._changed = False
         self._edge = False
         self._confirmed_in: dict[str, float] = {}
@@ -88,11 +45,10 @@ class Run:
         """A new run that has announced its stages and wants its first workers."""
         run = cls(definition, fresh(definition, now), patience, draw)
         words = f"accepted: {counted(len(definition.stages), 'stage')}"
-        run._say("", StageStatus.RUNNING, "; ".join([words, *definition.warnings]), now)
+        run._account.run(StageStatus.RUNNING, "; ".join([words, *definition.warnings]), now)
         for spec in definition.stages:
             if spec.approvers is None:
-                needs = ", ".join(spec.depends_on)
-                run._say(spec.stage_id, StageStatus.PENDING, f"waits for {shortened(needs)}" if needs else "starts now", now)
+                run._account.stage(spec.stage_id, StageStatus.PENDING, announcement(spec), now)
             else:
                 # Not announced: existing clients drop a second PENDING message, and the one that matters says that it is this stage's turn.
                 run.state.stages[spec.stage_id].approval = Approval(spec.approvers)
@@ -103,10 +59,11 @@ class Run:
 
     def take(self) -> Step | None:
         """What the inputs since the last call have changed; None if nothing that has to be stored."""
-        if not (self._changed or self._progress):
+        progress = self._account.take()
+        if not (self._changed or progress):
             return None
-        step = Step(tuple(self._progress), self._edge)
-        self._progress, self._changed, self._edge = [], False, False
+        step = Step(progress, self._edge)
+        self._changed = self._edge = False
         return step
 
     def wanted(self) -> set[Action]:
@@ -187,8 +144,8 @@ class Run:
     def synced(self, present: Collection[tuple[str, int, int]], watch: int, now: float) -> None:
         """The watch with the number `watch` has reported all workers there are: (stage, attempt, index) of this run's.
 
-        A worker that was confirmed before that watch was opened and is not among them is gone; so is one of an attempt that was begun before
-        this process, if it was seen alive.
+        A worker that was confirmed before that watch was opened and is not among them is gone; so is one that was seen alive before this
+        process took the run over.
         """
         for stage_id, state in self.state.stages.items():
             if state.phase not in {Phase.STARTING, Phase.RUNNING, Phase.STOPPING}:
@@ -216,7 +173,7 @@ class Run:
         if isinstance(outcome, Created):
             state.phase = Phase.RUNNING
             state.confirmed_at = now
-            self._say_running(stage_id, now)
+            self._account.asked_for_workers(stage_id, now)
             self._judge(stage_id, now)
         elif outcome.names or outcome.failure.cause is FailureCause.INTERNAL:
             self._stop(stage_id, outcome.failure)
@@ -230,7 +187,7 @@ class Run:
         state = self.state.stages[stage_id]
         if state.phase is Phase.STARTING and number == state.attempt and (stage_id, number) not in self._noted:
             self._noted.add((stage_id, number))
-            self._say(stage_id, state.status, f"waits for the scaler, which can't be reached: {shortened(words)}", now)
+            self._account.stage(stage_id, state.status, f"waits for the scaler, which can't be reached: {words}", now)
 
     def stopped(self, stage_id: str, number: int, reports: Collection[WorkerReport], now: float) -> None:
         """What became of a STOP: the workers were asked to end, and stood like this."""
@@ -269,7 +226,9 @@ class Run:
         elif state.phase is Phase.APPROVAL:
             self._begin(stage_id, now)
         else:
-            self._say(stage_id, StageStatus.PENDING, f"{in_words(approval)}; waits for {', '.join(self._specs[stage_id].depends_on)}", now)
+            self._account.stage(
+                stage_id, StageStatus.PENDING, f"{in_words(approval)}; waits for {', '.join(self._specs[stage_id].depends_on)}", now
+            )
         self._advance(now)
         return approval
 
@@ -277,7 +236,7 @@ class Run:
         """The run is to stop. Nothing changes if it has ended or is being cancelled already."""
         if self.state.ended or self.state.cancellation is not None:
             return
-        self._say("", StageStatus.RUNNING, f"being cancelled: {words}", now)
+        self._account.run(StageStatus.RUNNING, f"being cancelled: {words}", now)
         self._cancel(Cancellation(words, now), now)
         self._advance(now)
 
@@ -295,28 +254,18 @@ class Run:
             self._finish(now)
 
     def _turn(self, stage_id: str, now: float) -> None:
-        spec, state = self._specs[stage_id], self.state.stages[stage_id]
-        if words := self._skip_words(spec):
+        spec, states = self._specs[stage_id], self.state.stages
+        state = states[stage_id]
+        if words := skip_reason(spec, {n: states[n].status for n in self._graph.ancestors(stage_id)}):
             self._end(stage_id, StageStatus.SKIPPED, words, now)
         elif state.approval is not None and state.approval.decision is None:
             state.phase = Phase.APPROVAL
             state.wake_at = now + spec.approval_timeout
             self._edge = True
             words = f"waits for approval by {who_may(state.approval.approvers)}, for {seconds(spec.approval_timeout)} at most"
-            self._say(stage_id, StageStatus.PENDING, words, now)
+            self._account.stage(stage_id, StageStatus.PENDING, words, now)
         else:
             self._begin(stage_id, now)
-
-    def _skip_words(self, spec: StageSpec) -> str:
-        """Why the stage does not run, its dependencies having ended; "" if it does."""
-        states = self.state.stages
-        if spec.run_if is RunCondition.ALWAYS:
-            return ""
-        if spec.run_if is RunCondition.ON_FAILURE:
-            failed = any(states[a].status is StageStatus.FAILED for a in self._graph.ancestors(spec.stage_id))
-            return "" if failed else "skipped: runs only on failure, and nothing before it failed"
-        bad = [n for n in spec.depends_on if states[n].status is not StageStatus.COMPLETED]
-        return f"skipped: {bad[0]} {_ENDINGS[states[bad[0]].status]}" if bad else ""
 
     def _begin(self, stage_id: str, now: float) -> None:
         """The next attempt, or the end of a stage that runs nothing."""
@@ -349,10 +298,10 @@ class Run:
             failure = attempt.failure(spec, state)
             assert failure is not None
             self._stop(stage_id, failure)
-            self._say(stage_id, StageStatus.RUNNING, f"{failure.words}; the other workers are being stopped", now)
+            self._account.stage(stage_id, StageStatus.RUNNING, f"{failure.words}; the other workers are being stopped", now)
         elif share(attempt.ended(state), spec.workers) != state.percentage:
             done = f"{attempt.ended(state)} of {counted(spec.workers, 'worker')} ended"
-            self._say(stage_id, StageStatus.RUNNING, done, now)
+            self._account.stage(stage_id, StageStatus.RUNNING, done, now)
 
     def _stop(self, stage_id: str, failure: Failure | None) -> None:
         state = self.state.stages[stage_id]
@@ -385,13 +334,13 @@ class Run:
             return
         words = f"ran longer than {seconds(spec.timeout)} and was not stopped by its time limit"
         self._stop(stage_id, Failure(FailureCause.TIMEOUT, words))
-        self._say(stage_id, StageStatus.RUNNING, f"{words}; its workers are being stopped", now)
+        self._account.stage(stage_id, StageStatus.RUNNING, f"{words}; its workers are being stopped", now)
 
     def _attempt_over(self, stage_id: str, now: float, *, final: bool = False) -> None:
         """No worker of the attempt is left: cancelled, repeated, or failed."""
         spec, state = self._specs[stage_id], self.state.stages[stage_id]
         if self.state.cancellation is not None:
-            self._end(stage_id, StageStatus.CANCELLED, self.state.cancellation.words, now, self._cancelled())
+            self._end(stage_id, StageStatus.CANCELLED, self.state.cancellation.words, now, self.state.cancellation.failure)
             return
         failure = state.failure or Failure(FailureCause.CANCELLED, "its workers were stopped")
         retry = None
@@ -408,7 +357,7 @@ class Run:
             self._failed(stage_id, failure, now)
             return
         if state.status is StageStatus.RETRYING:
-            self._say_running(stage_id, now)
+            self._account.asked_for_workers(stage_id, now)
         state.phase = Phase.DELAY
         state.wake_at = now + retry.delay
         state.failure = failure
@@ -418,7 +367,7 @@ class Run:
             state.retries += 1
         self._edge = True
         when = f"in {seconds(retry.delay)}" if retry.delay else "now"
-        self._say(
+        self._account.stage(
             stage_id, StageStatus.RETRYING, f"attempt {state.attempt} failed ({failure.words}); attempt {state.attempt + 1} {when}", now
         )
 
@@ -435,7 +384,7 @@ class Run:
         state.phase, state.failure, state.ended_at, state.wake_at = Phase.ENDED, failure, now, None
         state.names = attempt.names(state)
         self._edge = True
-        self._say(stage_id, status, message, now)
+        self._account.stage(stage_id, status, message, now)
         state.succeeded, state.failed = attempt.counts(state)
         state.workers = {}
         if status is StageStatus.FAILED:
@@ -450,35 +399,15 @@ class Run:
         for stage_id in self._graph.order:
             state = self.state.stages[stage_id]
             if state.phase in {Phase.WAITING, Phase.APPROVAL, Phase.DELAY}:
-                self._end(stage_id, StageStatus.CANCELLED, cancellation.words, now, self._cancelled())
+                self._end(stage_id, StageStatus.CANCELLED, cancellation.words, now, cancellation.failure)
             elif state.phase in {Phase.STARTING, Phase.RUNNING}:
                 self._stop(stage_id, None)
 
-    def _cancelled(self) -> Failure:
-        assert self.state.cancellation is not None
-        return Failure(FailureCause.CANCELLED, self.state.cancellation.words)
-
     def _finish(self, now: float) -> None:
-        state = self.state
-        stages = state.stages.values()
-        state.ended_at = now
+        self.state.ended_at = now
         self._edge = True
-        took = seconds(now - state.created_at)
-        skipped = sum(stage.status is StageStatus.SKIPPED for stage in stages)
-        if state.failed_stages:
-            state.status = StageStatus.FAILED
-            shown = [f"{stage_id}: {failure.words}" for stage_id in state.failed_stages[:5] if (failure := state.stages[stage_id].failure)]
-            more = len(state.failed_stages) - len(shown)
-            state.error = shortened("; ".join(shown) + (f"; and {more} more" if more else ""))
-            words = f"failed after {took}: {state.error}"
-        elif state.cancellation is not None:
-            state.status = StageStatus.CANCELLED
-            state.error = state.cancellation.words
-            words = f"cancelled after {took}: {state.error}"
-        else:
-            state.status = StageStatus.COMPLETED
-            words = f"completed: {counted(len(stages), 'stage')} in {took}" + (f", {skipped} of them skipped" if skipped else "")
-        self._say("", state.status, words, now)
+        self.state.status, words, self.state.error = ending(self.state, now)
+        self._account.run(self.state.status, words, now)
 
     def _grace(self, stage_id: str) -> float:
         grace = self._specs[stage_id].grace
@@ -491,72 +420,6 @@ class Run:
                 return None
             return attempt.overdue_at(self._specs[stage_id], state, self._grace(stage_id) + self._patience.margin, self._patience.unseen)
         return state.wake_at
-
-    # What is said about it
-
-    def _say_running(self, stage_id: str, now: float) -> None:
-        spec, state = self._specs[stage_id], self.state.stages[stage_id]
-        words = f"{counted(spec.workers, 'worker')} asked for" + (f", attempt {state.attempt}" if state.attempt > 1 else "")
-        if state.attempt == 1 and state.approval is not None:
-            words = f"{in_words(state.approval)}; {words}"
-        self._say(stage_id, StageStatus.RUNNING, words, now)
-
-    def _say(self, stage_id: str, status: StageStatus, message: str, now: float) -> None:
-        self.state.sequence += 1
-        say = self._about_stage if stage_id else self._about_run
-        self._progress.append(say(stage_id, status, shortened(message), now))
-
-    def _about_stage(self, stage_id: str, status: StageStatus, message: str, now: float) -> Progress:
-        spec, state = self._specs[stage_id], self.state.stages[stage_id]
-        succeeded, failed = attempt.counts(state)
-        state.status, state.message = status, message
-        state.percentage = 100 if status is StageStatus.COMPLETED else share(succeeded + failed, spec.workers)
-        began = state.attempt_started_at if state.attempt_started_at is not None else now
-        return Progress(
-            sequence=self.state.sequence,
-            stage_id=stage_id,
-            status=status,
-            message=message,
-            at=now,
-            percentage=state.percentage,
-            overall=self.state.percentage,
-            attempt=state.attempt,
-            type=spec.type,
-            workers=attempt.names(state),
-            started_at=state.started_at,
-            ended_at=state.ended_at,
-            error=state.failure.words if state.failure is not None else "",
-            cause=state.failure.cause if state.failure is not None else None,
-            exit_code=state.failure.exit_code if state.failure is not None else None,
-            duration=round(max(0.0, now - began)),
-            succeeded=succeeded,
-            failed=failed,
-            total=spec.workers,
-        )
-
-    def _about_run(self, _: str, status: StageStatus, message: str, now: float) -> Progress:
-        state = self.state
-        failure = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
-        if failure is None and status is StageStatus.CANCELLED:
-            failure = self._cancelled()
-        return Progress(
-            sequence=state.sequence,
-            stage_id="",
-            status=status,
-            message=message,
-            at=now,
-            percentage=state.percentage,
-            overall=state.percentage,
-            started_at=state.created_at,
-            ended_at=state.ended_at,
-            error=state.error,
-            cause=failure.cause if failure is not None else None,
-            exit_code=failure.exit_code if failure is not None else None,
-            duration=round(max(0.0, now - state.created_at)),
-            succeeded=sum(stage.succeeded for stage in state.stages.values()),
-            failed=sum(stage.failed for stage in state.stages.values()),
-            total=sum(spec.workers for spec in self.definition.stages),
-        )
 
 
 def _child(traceparent: str, seed: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from otto_executor.definition import Definition
+from otto_executor.retry import Failure, FailureCause
 from otto_executor.stage import Phase, StageState, StageStatus
 
 
@@ -13,6 +14,11 @@ class Cancellation:
     words: str
     at: float
     after_failure: bool = False
+
+    @property
+    def failure(self) -> Failure:
+        """What it is for the stages that it ends."""
+        return Failure(FailureCause.CANCELLED, self.words)
 
 
 @dataclass(slots=True)

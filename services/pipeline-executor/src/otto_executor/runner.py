@@ -11,13 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
+from otto_executor.decisions import Action, Kind, Patience, Step
 from otto_executor.errors import NotReadyError, SaveConflictError, StoreUnavailableError, WorkersUnavailableError
 from otto_executor.journal import Journal
 from otto_executor.orders import WorkerReport, Workers
 from otto_executor.progress import Progress
-from otto_executor.run import Action, Kind, Patience, Run, Step
+from otto_executor.run import Run
 from otto_executor.stores import RunStore, StoredRun
 from otto_runtime.errors import single
 from otto_runtime.tasks import Backoff
@@ -214,7 +216,7 @@ class Runner:
                 continue
             try:
                 result = command(run, now)
-            except Exception as error:  # noqa: BLE001  whatever it is belongs to the one who asked
+            except Exception as error:  # whatever it is belongs to the one who asked
                 answers.append(_answer(future, error=error))
             else:
                 answers.append(_answer(future, result=result))
@@ -269,7 +271,7 @@ class Runner:
                 words = error.words
                 log.warning("executor.workers.unavailable", extra={"pipeline": self.pipeline_id, "stage": action.stage_id, "reason": words})
                 if action.kind is Kind.START and self._means.clock() - since >= self._means.notice_after:
-                    self._outcomes.append((None, lambda r, now, w=words: r.delayed(action.stage_id, action.attempt, w, now)))  # type: ignore[misc]  mypy has no type for a lambda's default argument
+                    self._outcomes.append((None, partial(_delayed, action, words)))
                     self._wake.set()
             try:
                 async with asyncio.timeout(backoff.next_delay()):
@@ -293,6 +295,10 @@ class Runner:
             _, future = self._commands.popleft()
             if not future.done():
                 future.set_exception(NotReadyError("the service is stopping or busy with this pipeline; repeat the call"))
+
+
+def _delayed(action: Action, words: str, run: Run, now: float) -> None:
+    run.delayed(action.stage_id, action.attempt, words, now)
 
 
 def _nothing(run: Run, now: float) -> None:  # noqa: ARG001  the outcome of an action that was given up

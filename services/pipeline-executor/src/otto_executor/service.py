@@ -36,7 +36,7 @@ class PipelineService(PipelineServiceServicer):
         self._conductor = conductor
         self._settings = settings
 
-    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # type: ignore[override]  # noqa: N802  the stub types know no async generators; the name is the method's
+    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802  the stub gives names and arguments
         """Begins a run, or attaches to one if there are no stages."""
         pipeline_id = request.pipeline_id
         _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
@@ -52,7 +52,7 @@ class PipelineService(PipelineServiceServicer):
             if cancels_on_disconnect(request.metadata) and context.cancelled():
                 self._conductor.cancel_later(pipeline_id, "the caller left, and otto.on_disconnect is cancel")
 
-    async def WatchPipeline(self, request: pb.WatchPipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def WatchPipeline(self, request: pb.WatchPipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802, ARG002  the stub gives names and arguments
         """A run's progress after a sequence."""
         _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
         if request.after_sequence < 0:
@@ -61,12 +61,12 @@ class PipelineService(PipelineServiceServicer):
         async for progress, replayed in follow:
             yield translate.progress_message(request.pipeline_id, progress, replayed=replayed)
 
-    async def GetPipeline(self, request: pb.GetPipelineRequest, context: Context) -> pb.GetPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def GetPipeline(self, request: pb.GetPipelineRequest, context: Context) -> pb.GetPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """A run with all its stages."""
         _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
         return translate.run_message(await self._conductor.load(request.pipeline_id))
 
-    async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """A page of runs, newest first."""
         most = self._settings.max_page_size
         if not 0 <= request.page_size <= most:
@@ -88,7 +88,7 @@ class PipelineService(PipelineServiceServicer):
             answer.next_page_token = translate.page_token(Key(last.created_at, last.pipeline_id), selected)
         return answer
 
-    async def CancelPipeline(self, request: pb.CancelPipelineRequest, context: Context) -> pb.CancelPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def CancelPipeline(self, request: pb.CancelPipelineRequest, context: Context) -> pb.CancelPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """Stops a run."""
         _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
         _check_text("reason", request.reason)
@@ -103,7 +103,7 @@ class PipelineService(PipelineServiceServicer):
             message = f"has ended before: {found.status.lower()}" + (f": {found.error}" if found.error else "")
         return pb.CancelPipelineResponse(state=translate.state(found.status), message=message)
 
-    async def ApproveStage(self, request: pb.ApproveStageRequest, context: Context) -> pb.ApproveStageResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def ApproveStage(self, request: pb.ApproveStageRequest, context: Context) -> pb.ApproveStageResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """Decides about a stage."""
         _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
         _check_id("stage_id", request.stage_id, MAX_STAGE_ID_BYTES)
@@ -113,17 +113,17 @@ class PipelineService(PipelineServiceServicer):
         approval = await self._conductor.approve(request.pipeline_id, request.stage_id, decision, request.user, request.comment)
         return pb.ApproveStageResponse(approval=translate.approval_message(approval))
 
-    async def ValidatePipeline(self, request: pb.ValidatePipelineRequest, context: Context) -> pb.ValidatePipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def ValidatePipeline(self, request: pb.ValidatePipelineRequest, context: Context) -> pb.ValidatePipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """What ExecutePipeline would say."""
         understood = read(request.pipeline, self._settings, "")
         return pb.ValidatePipelineResponse(
             problems=[translate.problem_message(problem) for problem in understood.problems], warnings=understood.definition.warnings
         )
 
-    async def RerunPipeline(self, request: pb.RerunPipelineRequest, context: Context) -> pb.RerunPipelineResponse:  # type: ignore[override]  # noqa: N802, ARG002  as above
+    async def RerunPipeline(self, request: pb.RerunPipelineRequest, context: Context) -> pb.RerunPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """Not there yet."""
         raise UnimplementedError(
-            "RerunPipeline is not implemented yet; send the pipeline again with ExecutePipeline and a new pipeline_id (GetPipeline has its request)"
+            "RerunPipeline is not implemented yet; send the request that GetPipeline has to ExecutePipeline, with a new pipeline_id"
         )
 
 

@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         Meta(
             gt=0,
-            description="Seconds that the scaler may take beyond a timeout or a grace before the executor itself stops the workers (again).",
+            description="Seconds that the scaler may take beyond a timeout or a grace; then the executor stops the workers (again).",
         ),
     ] = 30.0
     unseen_timeout: Annotated[

@@ -117,7 +117,7 @@ class StageSpec:
     timeout: float = 3600.0
     approval_timeout: float = 86400.0
     grace: float | None = None
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     image: str = ""
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()

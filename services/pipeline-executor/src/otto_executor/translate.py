@@ -70,8 +70,12 @@ def progress_message(pipeline_id: str, progress: Progress, *, replayed: bool) ->
         stage_type=_TYPES[progress.type],
         exit_code=progress.exit_code,
         replayed=replayed,
-        failure_cause=_CAUSES[progress.cause] if progress.cause is not None else None,
+        failure_cause=_cause(progress.cause),
     )
+
+
+def _cause(cause: FailureCause | None) -> worker_pb2.FailureCause.ValueType:
+    return worker_pb2.FAILURE_CAUSE_UNSPECIFIED if cause is None else _CAUSES[cause]
 
 
 def summary_message(short: Summary) -> pipeline_pb2.PipelineSummary:
@@ -123,7 +127,7 @@ def _stage_message(spec: StageSpec, stage: StageState) -> pipeline_pb2.StageRun:
         started_at=timestamp(stage.started_at),
         ended_at=timestamp(stage.ended_at),
         error_message=failure.words if failure is not None else "",
-        failure_cause=_CAUSES[failure.cause] if failure is not None else None,
+        failure_cause=_cause(failure.cause if failure is not None else None),
         exit_code=failure.exit_code if failure is not None else None,
         approval=approval_message(stage.approval) if stage.approval is not None else None,
         worker_count=spec.workers,
@@ -134,7 +138,7 @@ def approval_message(approval: Approval) -> pipeline_pb2.Approval:
     """Who may decide, and what was decided."""
     return pipeline_pb2.Approval(
         approvers=approval.approvers,
-        decision=_DECISIONS[approval.decision] if approval.decision is not None else None,
+        decision=_DECISIONS[approval.decision] if approval.decision is not None else pipeline_pb2.APPROVAL_DECISION_UNSPECIFIED,
         decided_by=approval.decided_by,
         comment=approval.comment,
         decided_at=timestamp(approval.decided_at),

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -115,7 +115,7 @@ def stage_type(stage: PipelineStage) -> StageType | None:
     """The stage's type, also from an older client that sends it as a string; None for a number that means nothing."""
     if stage.type:
         return _TYPES.get(stage.type)
-    for field in UnknownFieldSet(stage):
+    for field in UnknownFieldSet(stage):  # type: ignore[attr-defined]  # the stubs know only __len__ and __getitem__, which is the older iteration
         if field.field_number == TYPE_FIELD and field.wire_type == LENGTH_DELIMITED:
             word = bytes(field.data).decode("utf-8", "replace").strip().upper().replace("-", "_").removeprefix("STAGE_TYPE_")
             return StageType.__members__.get(word, StageType.CUSTOM)
@@ -139,8 +139,8 @@ class _Stage:
         """The stage, with harmless values where something is wrong."""
         stage, settings = self._stage, self._settings
         options = parse(stage.config)
-        for problem in options.problems:
-            self._wrong(f'config["{problem.key}"]', problem.description)
+        for wrong in options.problems:
+            self._wrong(f'config["{wrong.key}"]', wrong.description)
         self._warn(options)
         kind = stage_type(stage)
         if kind is None:
@@ -270,10 +270,10 @@ class _Stage:
             self._quantity(field, text, check)
         return directory or options.working_dir
 
-    def _quantity(self, field: str, text: str, check: object) -> None:
+    def _quantity(self, field: str, text: str, check: Callable[[str], object]) -> None:
         if text:
             try:
-                check(text)  # type: ignore[operator]  one of the two functions of otto_options.quantities
+                check(text)
             except ValueError as error:
                 self._wrong(field, str(error))
 

@@ -1,6 +1,6 @@
 """The scaler as the executor's `Workers`: orders become ScaleUp and ScaleDown, WatchWorkers becomes reports."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import grpc
 import grpc.aio
@@ -85,7 +85,7 @@ class ScalerWorkers:
         except grpc.aio.AioRpcError as error:
             raise _unavailable(error) from error
 
-    async def watch(self) -> AsyncIterator[WorkerReport | Synced]:
+    async def watch(self) -> AsyncGenerator[WorkerReport | Synced]:
         """See Workers."""
         call = self._scaler.WatchWorkers(WatchWorkersRequest())
         try:

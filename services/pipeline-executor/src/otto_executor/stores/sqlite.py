@@ -1,7 +1,7 @@
 """Runs in one SQLite file: what standalone and a single executor use.
 
-Called inline: a commit takes 30 µs, or some 4 ms where it has to survive a power cut (measured), which only starts, ends and decisions need.
-The file belongs to one process at a time (SQLite's exclusive locking), so a second executor on it is refused instead of working against the first.
+Called inline: a commit takes 30 µs, or some 4 ms where it has to survive a power cut (measured), which only starts, ends and decisions
+need. The file belongs to one process at a time (SQLite's exclusive locking), so a second executor on it is refused.
 """
 
 import asyncio
@@ -58,10 +58,9 @@ _progress = msgspec.json.Decoder(Progress).decode
 class SqliteStore:
     """A RunStore in a file; made by `open_store`."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         """Takes a connection to a file whose schema is ready."""
         self._connection = connection
-        self._path = path
         self._full = True
 
     async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
@@ -94,7 +93,8 @@ class SqliteStore:
         state, short = _encode(run.state), _encode(summary(run.definition, run.state))
         with self._transaction(edge=edge) as execute:
             saved = execute(
-                "UPDATE runs SET ended_at = ?, status = ?, version = version + 1, state = ?, summary = ? WHERE pipeline_id = ? AND version = ?",
+                "UPDATE runs SET ended_at = ?, status = ?, version = version + 1, state = ?, summary = ? "
+                "WHERE pipeline_id = ? AND version = ?",
                 (run.state.ended_at, run.state.status, state, short, run.definition.pipeline_id, run.version),
             )
             if saved.rowcount != 1:
@@ -127,7 +127,8 @@ class SqliteStore:
 
     async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
         """See RunStore."""
-        conditions, values = ["1"], []
+        conditions: list[str] = ["1"]
+        values: list[str | float] = []
         if statuses:
             conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
             values += [str(status) for status in statuses]
@@ -199,53 +200,59 @@ async def open_store(path: Path) -> SqliteStore:
     Raises StoreUnusableError, which says what is wrong and what to do, for a file that is damaged, not ours, of a newer version, or in use.
     Nothing in such a file is touched.
     """
-    path = path.expanduser().absolute()
-    connection = await asyncio.to_thread(_open, path)
-    return SqliteStore(connection, path)
+    return SqliteStore(await asyncio.to_thread(_open, path))
+
+
+_ANOTHER = "or name another file in OTTO_EXECUTOR_DATABASE"
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    what_to_do = "Move it away to start with an empty memory, or name another file in OTTO_EXECUTOR_DATABASE"
+    path = path.expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
-        raise StoreUnusableError(f"the memory of runs {path} can't be opened: {error}. Make it writable, or name another file") from error
+        raise StoreUnusableError(f"the memory of runs {path} can't be opened: {error}. Make it writable, {_ANOTHER}") from error
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if (application or tables) and application != APPLICATION_ID:
-            raise StoreUnusableError(f"{path} is a database, but not one of runs. {what_to_do}")
-        if version > SCHEMA_VERSION:
-            raise StoreUnusableError(
-                f"the memory of runs {path} was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}). "
-                "Start that version again, or name another file in OTTO_EXECUTOR_DATABASE"
-            )
-        if tables and (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise StoreUnusableError(f"the memory of runs {path} is damaged ({found}). {what_to_do}")
+        if wrong := _wrong(connection, path):
+            raise StoreUnusableError(wrong)  # noqa: TRY301  the connection has to be closed here
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
-        if not tables:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
             for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
+                connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+        path.chmod(0o600)
+    except sqlite3.OperationalError as error:
         connection.close()
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise StoreUnusableError(
-                f"the memory of runs {path} is in use by another process. Stop that one, or name another file"
-            ) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise StoreUnusableError(f"the memory of runs {path} can't be used: {error}. Make it writable, or name another file") from error
-        raise StoreUnusableError(f"the memory of runs {path} is damaged or no database ({error}). {what_to_do}") from error
-    except StoreUnusableError:
+        if "locked" in str(error):
+            raise StoreUnusableError(f"the memory of runs {path} is in use by another process. Stop that one, {_ANOTHER}") from error
+        raise StoreUnusableError(f"the memory of runs {path} can't be used: {error}. Make it writable, {_ANOTHER}") from error
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise StoreUnusableError(f"{path} is no database, or a damaged one ({error}). Move it away, {_ANOTHER}") from error
+    except BaseException:
         connection.close()
         raise
-    path.chmod(0o600)
     return connection
+
+
+def _wrong(connection: sqlite3.Connection, path: Path) -> str:
+    """Why the file can't be used as the memory of runs; "" for one that can, and for an empty one."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application != APPLICATION_ID and (application or version or tables):
+        return f"{path} is a database, but not one of runs. Move it away, {_ANOTHER}"
+    if version > SCHEMA_VERSION:
+        return (
+            f"the memory of runs {path} was written by a newer version (schema {version}; this one knows {SCHEMA_VERSION}). "
+            f"Start that version again, {_ANOTHER}"
+        )
+    if tables and (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        return f"the memory of runs {path} is damaged ({found}). Move it away to start with an empty one, {_ANOTHER}"
+    return ""

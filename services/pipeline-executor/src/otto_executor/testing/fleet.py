@@ -1,8 +1,9 @@
 """Workers in memory that end as a script says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from otto_executor.errors import WorkersUnavailableError
 from otto_executor.orders import SYNCED, Created, Order, Refused, Synced, WorkerReport
@@ -57,7 +58,7 @@ class Fleet:
                 name = f"otto-{stage_id}-{attempt}-{index}"
                 self.created.append(key)
                 self._tell(key, WorkerReport(*key, name, WorkerStatus.PENDING))
-                self._later(0.0, lambda k=key: self._run(k))  # type: ignore[misc]  # mypy has no type for a lambda's default argument
+                self._later(0.0, partial(self._run, key))
             names.append(self.workers[key].name)
         return tuple(names)
 
@@ -94,7 +95,7 @@ class Fleet:
         for queue in self._watchers:
             queue.put_nowait(None)
 
-    async def watch(self) -> AsyncIterator[WorkerReport | Synced]:
+    async def watch(self) -> AsyncGenerator[WorkerReport | Synced]:
         """A snapshot, SYNCED, then every change."""
         queue: asyncio.Queue[WorkerReport | None] = asyncio.Queue()
         self._watchers[queue] = None
@@ -172,7 +173,7 @@ class FleetView:
         self._check()
         self._fleet.workspaces_deleted.append(workspace)
 
-    async def watch(self) -> AsyncIterator[WorkerReport | Synced]:
+    async def watch(self) -> AsyncGenerator[WorkerReport | Synced]:
         """See Workers."""
         self._check()
         async for event in self._fleet.watch():

@@ -11,6 +11,7 @@ from otto_executor.testing.fleet import Fleet
 from ottoscaler.v1 import ottoscaler_service_pb2 as pb
 from ottoscaler.v1 import worker_pb2
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer
+from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -61,6 +62,14 @@ class ScalerDouble(OttoscalerServiceServicer):
                 yield pb.WorkerEvent(type=pb.WorkerEvent.TYPE_SYNCED)
             else:
                 yield pb.WorkerEvent(type=pb.WorkerEvent.TYPE_MODIFIED, worker=status(event))
+
+    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802  the executor never calls it
+        """Not served."""
+        raise NotImplementedError
+
+    async def ReleaseWorkers(self, request: pb.ReleaseWorkersRequest, context: Context) -> pb.ReleaseWorkersResponse:  # noqa: N802  the executor never calls it
+        """Not served."""
+        raise NotImplementedError
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Context) -> pb.DeleteWorkspaceResponse:  # noqa: N802, ARG002  the method's name and arguments
         """Notes it."""
