@@ -89,9 +89,8 @@ class TerminalView:
             self.live.say(text)
 
 
-async def follow(client: Client, run: Run, messages: AsyncIterator[PipelineProgress], view: View) -> int:
-    """Shows a run until it has ended; returns the exit code. Cancellation leaves the run as it is. Raises ServiceError."""
-    first = await anext(messages)
+async def follow(client: Client, run: Run, first: PipelineProgress, messages: AsyncIterator[PipelineProgress], view: View) -> int:
+    """Shows a run, from its first message to its last; returns the exit code. Cancellation leaves the run as it is. Raises ServiceError."""
     with contextlib.suppress(ServiceError):
         run.know((await client.call(client.pipelines.GetPipeline(GetPipelineRequest(pipeline_id=run.pipeline_id), timeout=30))).stages)
     logs = asyncio.create_task(_lines(client, run, view), name="log lines")

@@ -114,10 +114,10 @@ async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, lo
         print(request.pipeline_id)
         notice(f"watch it with: ottoctl pipeline watch {request.pipeline_id}")
         return exit_codes.COMPLETED
-    return await _show(client, request.pipeline_id, messages, logs=logs, announce=True)
+    return await _show(client, request.pipeline_id, messages, logs=logs)
 
 
-async def _show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool, announce: bool) -> int:
+async def _show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool) -> int:
     import asyncio
 
     from ottoctl import watching
@@ -126,20 +126,20 @@ async def _show(client: "Client", pipeline_id: str, messages: "AsyncIterator[Pip
 
     run_ = Run(pipeline_id)
     terminal = sys.stdout.isatty()
+    first = await anext(messages)
     try:
         if terminal:
             from rich.console import Console
 
             from ottoctl.live import LiveView
 
-            if announce:
-                print(f"Pipeline {harmless(pipeline_id)}")
+            print(f"Pipeline {harmless(pipeline_id)}")
             view = watching.TerminalView()
             with LiveView(run_, Console(highlight=False)) as live:
                 view.live = live
-                code = await watching.follow(client, run_, messages, view)
+                code = await watching.follow(client, run_, first, messages, view)
         else:
-            code = await watching.follow(client, run_, messages, watching.PlainView(run_, logs=logs))
+            code = await watching.follow(client, run_, first, messages, watching.PlainView(run_, logs=logs))
     except asyncio.CancelledError:
         if run_.final is None:
             name = watching.quoted(pipeline_id)
@@ -159,7 +159,7 @@ def watch(
     logs: Logs = False,
 ) -> None:
     """Show a run from its start until it has ended."""
-    run(context, lambda client: _show(client, identity, client.watch(identity, after), logs=logs, announce=True))
+    run(context, lambda client: _show(client, identity, client.watch(identity, after), logs=logs))
 
 
 STATES = ("running", "completed", "failed", "cancelled")
