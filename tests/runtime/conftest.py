@@ -56,6 +56,10 @@ class Trial:
         """A stub for a bidirectional method."""
         return self.channel.stream_stream(f"/{SERVICE}/{method}")
 
+    def collect(self, method: str = "collect") -> Any:
+        """A stub for a client-streaming method."""
+        return self.channel.stream_unary(f"/{SERVICE}/{method}")
+
     async def ended(self, timeout: float = 10.0) -> None:
         """Asks the server to stop and waits until it has; raises what `serve` raised."""
         self.stop.set()

@@ -3,8 +3,6 @@
 A stop ends long streams with OK: the handler's task is cancelled, its `finally` blocks run, and the client sees the end of the stream.
 That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it). A handler that has to know
 whether its caller left or the service stops asks `stopping()`: grpc.aio's `context.cancelled()` is False in both cases.
-
-Messages are read and written inside the guard, because grpc.aio tells clients the text of what a (de)serializer raises.
 """
 
 from __future__ import annotations  # grpcio's classes take type arguments in stubs only
@@ -13,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,12 +24,12 @@ from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
 from otto_runtime.errors import MalformedMessage, Status, leaves, status_of
+from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Transform = Callable[[Any], Any]
 
 _CALLS: ContextVar[Any] = ContextVar("otto_runtime_calls", default=None)
 _HEALTH = "grpc.health."
@@ -114,10 +112,10 @@ class Calls(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method.lstrip("/")
-        read = _reading(handler.request_deserializer)
+        read = reading(handler.request_deserializer)
         write = handler.response_serializer
         if handler.response_streaming:
-            sent = _counting(write, telemetry.MESSAGES_SENT.labels(method))
+            sent = counting(write, telemetry.MESSAGES_SENT.labels(method))
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream, None), read, sent)
             return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream, read), None, sent)
@@ -146,7 +144,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 if inspect.isawaitable(result):
                     await result
                 else:
-                    await _write_all(result, context)
+                    await write_all(result, context)
 
             await self._guarded(method, context, work, stream=True)
 
@@ -171,15 +169,19 @@ class Calls(grpc.aio.ServerInterceptor):
                     code = _code(context)
                     return answer
                 except BaseException as error:
-                    status = self._judge(error, call)
+                    try:
+                        status = self._judge(error, call)
+                    except grpc.aio.AbortError:
+                        code = _code(context)
+                        raise
                     code = status.code
                     if code is grpc.StatusCode.OK:
                         return None
                     try:
                         await context.abort(code, status.details)
-                    except grpc.aio.InternalError:
+                    except grpc.aio.InternalError:  # nobody is there any more
                         code = grpc.StatusCode.CANCELLED
-                        raise asyncio.CancelledError from error  # the caller is gone: nobody to tell
+                        raise asyncio.CancelledError from error
                 finally:
                     span.set_attribute("rpc.grpc.status_code", code.value[0])
                     if code in _FAULTS:
@@ -194,7 +196,8 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(self._unary_timeout) as limit:
                 return await work()
-        except TimeoutError as error:
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # a failed TaskGroup may leave a stale cancellation request behind (Python < 3.13); asyncio.timeout then lets its own pass
             if not limit.expired():
                 raise
             log.warning("runtime.call_timed_out", extra={"method": method, "seconds": self._unary_timeout})
@@ -208,19 +211,17 @@ class Calls(grpc.aio.ServerInterceptor):
         faults = [leaf for leaf in found if not isinstance(leaf, grpc.aio.AbortError | asyncio.CancelledError | grpc.aio.InternalError)]
         if fatal:
             raise fatal[0]
-        if aborts or call.told_to_end or call.task.cancelling():
-            # what the client gets is settled already; nothing that went wrong beside it may pass unseen
-            if faults:
-                _log_failure(call.method, error, "-")
-            if aborts:
-                raise aborts[0]
-            if not call.told_to_end:
-                raise asyncio.CancelledError from error
+        if (aborts or call.told_to_end) and faults:
+            _log_failure(call.method, error, "-")  # what the client gets is settled; what went wrong beside it must not pass unseen
+        if aborts:
+            raise aborts[0]
+        if call.told_to_end:
             while call.task.cancelling():
                 call.task.uncancel()
             return Status(grpc.StatusCode.OK, "")
-        if found and all(isinstance(leaf, grpc.aio.InternalError) for leaf in found):
-            raise asyncio.CancelledError from error  # grpc.aio raises this from a write when the caller is gone
+        if not faults and (call.task.cancelling() or not any(isinstance(leaf, asyncio.CancelledError) for leaf in found)):
+            # the caller left (a write then raises InternalError), or the grace of a stop is over
+            return Status(grpc.StatusCode.CANCELLED, "the call was cancelled")
         # a CancelledError that comes here is not the call's own: the handler awaited something that somebody else cancelled
         status = status_of(error, self._public)
         if status.error_id:
@@ -251,46 +252,6 @@ class _StoppingError(Exception):
     """A unary call came after the streams were told to end."""
 
     grpc_status = "UNAVAILABLE"
-
-
-def _reading(deserializer: Transform | None) -> Transform | None:
-    if deserializer is None:
-        return None
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserializer(data)
-        except Exception as error:
-            raise MalformedMessage(
-                "the request is not the message that this method takes; was it made from another version of the protos?"
-            ) from error
-
-    return read
-
-
-def _counting(serializer: Transform | None, counter: Any) -> Transform:
-    def write(message: Any) -> Any:
-        data = message if serializer is None else serializer(message)
-        counter.inc()
-        return data
-
-    return write
-
-
-async def _write_all(messages: AsyncIterator[Any], context: Context) -> None:
-    """Writes what a handler yields. A cancellation reaches it as CancelledError, also when it waits in `yield` for a slow reader."""
-    try:
-        async for message in messages:
-            try:
-                await context.write(message)
-            except (asyncio.CancelledError, grpc.aio.InternalError) as error:
-                if inspect.isasyncgen(messages):
-                    with suppress(StopAsyncIteration):
-                        await messages.athrow(asyncio.CancelledError())
-                raise asyncio.CancelledError from error
-    finally:
-        if inspect.isasyncgen(messages):
-            await messages.aclose()
 
 
 def _span(method: str) -> Any:

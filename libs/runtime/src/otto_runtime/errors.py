@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import grpc
 
-MAX_DETAILS_BYTES = 6_000
-"""Bytes of status details. They travel percent-encoded in a trailer (a byte may take three), and grpc-core's clients refuse more than
-16 KiB of metadata for certain, more than 8 KiB with growing probability (GRPC_ARG_MAX_METADATA_SIZE and its soft limit)."""
+MAX_DETAILS_BYTES = 7_000
+"""Bytes of status details as they travel: percent-encoded in a trailer, where anything but printable ASCII takes three for one.
+Clients refuse metadata over 8 KiB (grpc-java always; grpc-core with growing probability from there to 16 KiB)."""
 
 
 class MalformedMessage(Exception):  # noqa: N818 - names what arrived, as the status does
@@ -51,14 +51,20 @@ def single(error: BaseException) -> BaseException:
 
 
 def shortened(text: str, limit: int = MAX_DETAILS_BYTES) -> str:
-    """The text cut to `limit` UTF-8 bytes at a character's edge, with an ellipsis where it was cut.
+    """The text cut at a character's edge so that it takes at most `limit` bytes on the wire, with an ellipsis where it was cut.
 
     Characters that UTF-8 can't express (lone surrogates, as file names have them) become `?`.
     """
     encoded = text.encode("utf-8", "replace")
-    if len(encoded) <= limit:
-        return encoded.decode()
-    return encoded[: limit - 3].decode("utf-8", "ignore") + "…"
+    room = limit - 9  # for the ellipsis, three bytes
+    size, fits = 0, 0
+    for end, byte in enumerate(encoded, start=1):
+        size += 1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3
+        if size <= room:
+            fits = end
+        if size > limit:
+            return encoded[:fits].decode("utf-8", "ignore") + "…"
+    return encoded.decode()
 
 
 def status_of(error: BaseException, public: tuple[type[Exception], ...]) -> Status:
