@@ -90,13 +90,13 @@ def test_every_mistake_is_named_with_its_line_and_column() -> None:
     assert str(caught.value).splitlines() == [
         "ci.yaml:1:13: a job has no 'comands'; did you mean 'commands'?",
         "ci.yaml:1:40: there is no job named 'c11'; did you mean 'c1'?",
-        "ci.yaml:2:21: timeout (seconds) has to be a whole number, not 'soon'",
-        "ci.yaml:2:41: worker_count has to be from 1 to 1000000, not 0",
+        "ci.yaml:2:23: timeout (seconds) has to be a whole number, not 'soon'",
+        "ci.yaml:2:43: worker_count has to be from 1 to 1000000, not 0",
         "ci.yaml:3:3: there is a job named 'a' already, in line 1",
         "ci.yaml:4:3: a job has to be a mapping like {name: build, commands: make}, not a text",
         "ci.yaml:5:3: these jobs wait for each other: d → e → d",
         "ci.yaml:7:3: a job needs a name",
-        "ci.yaml:7:22: type 'tset' is not one of approval, build, cleanup, custom, deploy, notify, setup, test",
+        "ci.yaml:7:23: type 'tset' is not one of approval, build, cleanup, custom, deploy, notify, setup, test",
     ]
 
 

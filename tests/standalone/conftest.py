@@ -87,6 +87,27 @@ class Standalone:
             yield channel
 
 
+async def ottoctl(standalone: Standalone, *arguments: str) -> tuple[int, str]:
+    """Runs ottoctl in a pipe; its exit code and everything it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ottoctl",
+        *arguments,
+        env={**os.environ, "OTTO_ADDRESS": standalone.address},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
 @pytest.fixture
 async def standalone(tmp_path: Path) -> AsyncIterator[Standalone]:
     """A running standalone; whatever is left of it and of its workers is stopped after the test."""
@@ -107,7 +128,7 @@ async def end_workers(state: Path) -> None:
             continue
         try:
             command = (entry / "cmdline").read_bytes()
-            directory = os.readlink(entry / "cwd")
+            directory = str((entry / "cwd").readlink())
         except OSError:
             continue
         if str(state).encode() in command or directory.startswith(str(state)):

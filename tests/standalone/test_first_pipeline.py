@@ -45,7 +45,7 @@ async def test_two_stages_run_and_their_logs_are_complete(standalone: Standalone
 
 
 async def test_the_existing_client_finds_everything_on_one_address(standalone: Standalone) -> None:
-    """The otto-handler client's habits: a health call with empty strings, and a log stream that stays open without a word and ends with OK at a stop."""
+    """The otto-handler client's habits: a health call with empty strings, and a silent log stream that ends with OK at a stop."""
     async with standalone.channel() as channel:
         answer = await OttoscalerServiceStub(channel).GetWorkerStatus(WorkerStatusRequest(), timeout=5)
         assert answer.total_count == 0

@@ -36,7 +36,7 @@ async def test_lists_every_service(standalone: Standalone) -> None:
 @pytest.mark.parametrize(
     ("method", "data", "expected"),
     [
-        ("OttoscalerService/ScaleUp", '{"task_id": "t", "worker_count": 1, "build_config": {"otto.command": "echo hi"}}', "workerPodNames"),
+        ("OttoscalerService/ScaleUp", '{"task_id": "t", "worker_count": 1, "build_config": {"otto.command": "echo hi"}}', "worker_pod_names"),
         ("OttoscalerService/GetWorkerStatus", "{}", "{"),
         ("OttoscalerService/ScaleDown", '{"task_id": "t"}', "message"),
         ("OttoscalerService/ReleaseWorkers", "{}", "{"),
@@ -49,7 +49,7 @@ async def test_lists_every_service(standalone: Standalone) -> None:
         ("PipelineService/ExecutePipeline", '{"pipeline_id": "q", "stages": [{"stage_id": "s", "command": ["true"]}]}', "STAGE_COMPLETED"),
         ("PipelineService/ValidatePipeline", '{"pipeline": {"pipeline_id": "p"}}', "problems"),
         ("PipelineService/ListPipelines", "{}", "{"),
-        ("LogStreamingService/RegisterWorker", '{"worker_id": "w"}', "sessionId"),
+        ("LogStreamingService/RegisterWorker", '{"worker_id": "w"}', "session_id"),
         ("LogStreamingService/StreamLogs", '{"worker_id": "w", "message": "a line"}', "sequence"),
         ("OttoHandlerLogService/NotifyWorkerStatus", '{"worker_id": "w", "status": "COMPLETED"}', "{"),
         ("OttoHandlerLogService/ForwardWorkerLogs", '{"worker_id": "v", "message": "a line"}', "sequence"),
@@ -72,7 +72,7 @@ async def test_a_run_can_be_read_back(standalone: Standalone) -> None:
     assert code == 0, output
     code, output = await grpcurl(standalone, "ottoscaler.v1.PipelineService/GetPipeline", data='{"pipeline_id": "r"}')
     assert code == 0, output
-    worker = json.loads(output)["stages"][0]["workerPodNames"][0]
+    worker = json.loads(output)["stages"][0]["worker_pod_names"][0]
     for method, data, expected in (
         ("PipelineService/WatchPipeline", '{"pipeline_id": "r"}', "STAGE_COMPLETED"),
         ("PipelineService/CancelPipeline", '{"pipeline_id": "r"}', "PIPELINE_STATE_COMPLETED"),

@@ -1,38 +1,15 @@
 """Six real pipelines, as otto-front's users build them: they validate as they are, and run to their ends with other commands."""
 
 import asyncio
-import os
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from .conftest import Standalone
+from .conftest import Standalone, ottoctl
 
 PIPELINES = sorted((Path(__file__).parent / "pipelines").glob("*.yaml"))
 SCRIPT = 'echo "$OTTO_STAGE_ID worker $OTTO_WORKER_INDEX of $OTTO_WORKER_COUNT"'
-
-
-async def ottoctl(standalone: Standalone, *arguments: str) -> tuple[int, str]:
-    """Runs ottoctl in a pipe; its exit code and everything it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "ottoctl",
-        *arguments,
-        env={**os.environ, "OTTO_ADDRESS": standalone.address},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
 
 
 def with_other_commands(source: Path, target: Path) -> list[str]:

@@ -145,11 +145,14 @@ async def explain(client: Client, run: Run) -> list[str]:
         if not worker:
             continue
         lines: list[str] = []
-        with contextlib.suppress(ServiceError):
+        nothing = "it wrote nothing"
+        try:
             selection = LogSelection(no_follow=True, tail_lines=FAILING_LINES)
             async for batch in client.tail(WorkerIdentifier(worker_id=worker, selection=selection)):
                 lines += [harmless(entry.message) for entry in batch.entries]
-        told += [f"  | {line}" for line in lines[-FAILING_LINES:]] or ["  (it wrote nothing)"]
+        except ServiceError as error:
+            nothing = f"its lines can't be had: {error}"
+        told += [f"  | {line}" for line in lines[-FAILING_LINES:]] or [f"  ({nothing})"]
         told.append(f"  all of it: ottoctl logs {worker}")
     return told
 
