@@ -298,10 +298,15 @@ class Run:
             failure = attempt.failure(spec, state)
             assert failure is not None
             self._stop(stage_id, failure)
-            self._account.stage(stage_id, StageStatus.RUNNING, f"{failure.words}; the other workers are being stopped", now)
-        elif share(attempt.ended(state), spec.workers) != state.percentage:
-            done = f"{attempt.ended(state)} of {counted(spec.workers, 'worker')} ended"
-            self._account.stage(stage_id, StageStatus.RUNNING, done, now)
+            self._going_on(stage_id, f"{failure.words}; the other workers are being stopped", now)
+        else:
+            self._going_on(stage_id, f"{attempt.ended(state)} of {counted(spec.workers, 'worker')} ended", now)
+
+    def _going_on(self, stage_id: str, words: str, now: float) -> None:
+        """Says how far a stage has come, if that has changed: existing clients drop a message with the same status and percentage."""
+        state = self.state.stages[stage_id]
+        if share(attempt.ended(state), self._specs[stage_id].workers) != state.percentage:
+            self._account.stage(stage_id, StageStatus.RUNNING, words, now)
 
     def _stop(self, stage_id: str, failure: Failure | None) -> None:
         state = self.state.stages[stage_id]
@@ -334,7 +339,6 @@ class Run:
             return
         words = f"ran longer than {seconds(spec.timeout)} and was not stopped by its time limit"
         self._stop(stage_id, Failure(FailureCause.TIMEOUT, words))
-        self._account.stage(stage_id, StageStatus.RUNNING, f"{words}; its workers are being stopped", now)
 
     def _attempt_over(self, stage_id: str, now: float, *, final: bool = False) -> None:
         """No worker of the attempt is left: cancelled, repeated, or failed."""
