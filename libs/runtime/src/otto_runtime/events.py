@@ -49,7 +49,7 @@ SCALER: dict[str, Words] = {
     "scaler.worker.not_observed": Words("{worker} was accepted but has not been seen yet", "{worker}이(가) 수락되었으나 아직 보이지 않음"),
     "scaler.worker.stopping": Words("Stopping {worker}: {reason}", "{worker} 중지: {reason}"),
     "scaler.worker.stop_failed": Words("Could not ask {worker} to stop: {why}", "{worker}에 중지를 요청하지 못함: {why}"),
-    "scaler.worker.ended": Words("{worker} {state} {why}", "{worker} {state} {why}"),
+    "scaler.worker.ended": Words("{worker} ended: {state} {why}", "{worker} 종료: {state} {why}"),
     "scaler.worker.vanished": Words("The directory of {worker} is gone", "{worker}의 디렉터리가 사라짐"),
     "scaler.worker.unreadable": Words("What {worker} left can't be used: {why}", "{worker}이(가) 남긴 내용을 사용할 수 없음: {why}"),
     "scaler.worker.supervisor_lost": Words(

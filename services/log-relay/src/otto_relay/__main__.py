@@ -1,0 +1,26 @@
+"""`otto-relay`: reads the environment and runs the log-relay until SIGTERM or SIGINT."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from otto_relay.app import relay_component
+from otto_relay.settings import Settings
+from otto_runtime.launch import Compose
+from otto_runtime.launch import main as launch
+from otto_runtime.settings import RuntimeSettings
+
+
+def _compose(read: Sequence[msgspec.Struct]) -> Compose:
+    settings = read[1]
+    assert isinstance(settings, Settings)
+    return lambda _address, _runtime: [relay_component(settings)]
+
+
+def main() -> int:
+    """Runs the service; returns the exit code."""
+    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings}, _compose)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

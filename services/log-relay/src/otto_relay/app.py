@@ -1,0 +1,134 @@
+"""The composition root of the log-relay."""
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from otto_relay.collector import Collector
+from otto_relay.errors import RequestError
+from otto_relay.files import Files
+from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
+from otto_relay.handler_service import HandlerLogs
+from otto_relay.pipelines import ExecutorRuns
+from otto_relay.push import Pushes
+from otto_relay.registry import Registry
+from otto_relay.retention import Retention
+from otto_relay.service import SERVICE, LogStreaming
+from otto_relay.settings import Settings
+from otto_relay.sources.file import FileSource
+from otto_relay.sources.protocol import LogSource
+from otto_relay.tracking import Tracker
+from otto_relay.workers import Releases, watch_workers
+from otto_runtime.channels import dial
+from otto_runtime.launch import StartError
+from otto_runtime.server import Component
+from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
+from ottoscaler.v1.otto_handler_log_service_pb2_grpc import add_OttoHandlerLogServiceServicer_to_server
+from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+
+_SWEEP = 1.0
+"""Seconds between looks for workers that have stopped sending."""
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """Makes the spool directory and holds it against other instances. Raises StartError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise StartError(
+            f"the spool directory {directory} can't be used: {what}. Make it writable or name another one in OTTO_RELAY_SPOOL_DIR"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(
+                f"the spool directory {directory} is held by another log-relay. Stop that one "
+                "or name another directory in OTTO_RELAY_SPOOL_DIR"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def relay_component(
+    settings: Settings,
+    scaler_address: str | None = None,
+    executor_address: str | None = None,
+    source: LogSource | None = None,
+) -> AsyncIterator[Component]:
+    """The log-relay, ready to be served. Addresses win over those of the settings; `source` over the file source.
+
+    Raises StartError when the spool directory can't be used.
+    """
+    spool_dir = settings.spool_dir.expanduser().absolute()
+    files = Files(settings.max_open_files)
+    own_source = FileSource(settings.workers_dir.expanduser().absolute(), settings.poll_interval, settings.max_line_bytes)
+    registry = Registry(spool_dir, files, settings.segment_bytes)
+    with _held(spool_dir):
+        try:
+            try:
+                await asyncio.to_thread(registry.load)
+            except OSError as error:
+                raise StartError(f"the spool directory {spool_dir} can't be read: {error.strerror}") from error
+            async with (
+                dial(
+                    scaler_address or settings.scaler_address, [ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]]
+                ) as scaler,
+                dial(
+                    executor_address or settings.executor_address, [pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]]
+                ) as executor,
+            ):
+                yield _composed(settings, registry, source or own_source, scaler, executor)
+        finally:
+            own_source.close()
+            files.close()
+
+
+def _composed(settings: Settings, registry: Registry, source: LogSource, scaler: grpc.aio.Channel, executor: grpc.aio.Channel) -> Component:
+    workers = OttoscalerServiceStub(scaler)
+    tracker = Tracker(registry, ExecutorRuns(PipelineServiceStub(executor)), settings.stage_wait)
+    releases = Releases(workers, settings.release_interval)
+    collector = Collector(
+        registry,
+        source,
+        settings.max_line_bytes,
+        settings.stage_wait,
+        collected=lambda known: releases.add(known.worker_id),
+        joined=lambda known: tracker.track(registry.build(known.facts.pipeline_id)) if known.facts.pipeline_id else None,
+    )
+    pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.push_idle)
+    retention = Retention(registry, settings.retention_seconds, settings.retention_bytes)
+    streaming = LogStreaming(settings, registry, tracker, pushes)
+
+    def register(server: grpc.aio.Server) -> None:
+        streaming.register(server)
+        add_OttoHandlerLogServiceServicer_to_server(HandlerLogs(pushes), server)
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            pushes.end_idle()
+
+    async def run(ready: Callable[[], None]) -> None:
+        pushes.resume()
+        async with asyncio.TaskGroup() as group:
+            collector.start(group)
+            tracker.start(group)
+            group.create_task(releases.run(), name="release workers")
+            group.create_task(retention.run(settings.retention_interval), name="retention")
+            group.create_task(sweep(), name="end idle workers")
+            await watch_workers(workers, collector, ready)
+
+    return Component("log-relay", (SERVICE, HANDLER_SERVICE), register, run, (RequestError,))

@@ -1,0 +1,221 @@
+"""Takes in the lines of workers that are followed: source → secrets masked → level → spool; and knows when a worker's lines are complete.
+
+A worker that the scaler calls finished has written everything, so it is read to the end and then ended here. Trouble with the disk or the
+source is retried where it stopped; the source keeps what is not stored yet. What is lost for good is said in the log by a line of our
+own.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from otto_relay.errors import SourceError, SourceLostError, SpoolWriteError
+from otto_relay.levels import WARN, level_of
+from otto_relay.masking import Masker
+from otto_relay.records import LEVEL_SHIFT, STDERR
+from otto_relay.registry import Registry
+from otto_relay.sources.protocol import Ending, Line, LogSource
+from otto_relay.wire import metadata_fields
+from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
+
+log = logging.getLogger(__name__)
+
+PENDING, RUNNING, FINISHED = range(3)
+"""Phases of a worker."""
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A worker as the scaler shows it."""
+
+    worker_id: str
+    task_id: str
+    pipeline_id: str
+    stage_id: str
+    attempt: int
+    uid: str
+    phase: int
+    started: bool
+    """It ran, so it has a log."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A worker whose lines are being collected."""
+
+    ending: Ending
+    started: bool
+    uid: str
+
+
+def fresh(lines: list[Line], masker: Masker) -> list[Fresh]:
+    """Lines of a source as they are stored: masked, valid UTF-8, with their level."""
+    if masker and masker.suspects(b"\n".join([line.text for line in lines])):
+        lines = [line._replace(text=masker.mask(line.text)) for line in lines]
+    found: list[Fresh] = []
+    for at, stderr, text, position in lines:
+        if not text.isascii():
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                text = text.decode("utf-8", "replace").encode()  # noqa: PLW2901 - what is stored is the text with its bad bytes replaced
+        found.append(Fresh(at, level_of(text, stderr=stderr) << LEVEL_SHIFT | (STDERR if stderr else 0), text, position))
+    return found
+
+
+class Collector:
+    """All workers that are followed, a task each."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        source: LogSource,
+        max_line_bytes: int,
+        patience: float,
+        collected: Callable[[WorkerLog], None],
+        joined: Callable[[WorkerLog], None],
+    ) -> None:
+        """`patience`: seconds that an ended worker's unreadable source is tried. `collected` is called with each worker whose lines are complete,
+        again whenever the scaler shows it; `joined` with each new one.
+        """
+        self._registry = registry
+        self._source = source
+        self._max_line_bytes = max_line_bytes
+        self._patience = patience
+        self._collected = collected
+        self._joined = joined
+        self._followed: dict[str, _Followed] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """The group that owns the tasks; before this nothing may be observed."""
+        self._group = group
+
+    def follows(self, worker_id: str) -> bool:
+        """Whether the worker's lines come from a source, so that nobody may send them."""
+        known = self._registry.workers.get(worker_id)
+        return known is not None and known.facts.origin == FOLLOWED
+
+    def observe(self, seen: Observed) -> None:
+        """The scaler shows a worker. Raises SpoolWriteError when it can't be written down: show it again."""
+        known = self._registry.workers.get(seen.worker_id)
+        if known is None:
+            facts = Facts(seen.worker_id, seen.task_id, seen.pipeline_id, seen.stage_id, seen.attempt, FOLLOWED, seen.uid)
+            known = self._registry.add(facts)
+            self._joined(known)
+        elif known.facts.origin != FOLLOWED:
+            known.facts.origin = FOLLOWED
+            known.reopen(seen.uid)
+        elif seen.uid and known.facts.uid != seen.uid:
+            if seen.worker_id in self._followed:
+                # The last one of that name is still being read to its end; the next snapshot or change brings this one again.
+                self._followed[seen.worker_id].ending.set()
+                return
+            known.reopen(seen.uid)
+            self._joined(known)
+        followed = self._followed.get(seen.worker_id)
+        if followed is None:
+            if known.ended:
+                if seen.phase == FINISHED:
+                    self._collected(known)
+                return
+            if seen.phase == PENDING:
+                return
+            followed = self._follow(known, started=seen.started)
+        followed.started = followed.started or seen.started
+        if seen.phase == FINISHED:
+            followed.ending.set()
+
+    def gone(self, worker_id: str) -> None:
+        """The scaler has the worker no more: what is left of its log is read, then it is over."""
+        known = self._registry.workers.get(worker_id)
+        if known is None or known.ended or known.facts.origin != FOLLOWED:
+            return
+        followed = self._followed.get(worker_id) or self._follow(known, started=known.spool.last > known.facts.position_from)
+        followed.ending.set()
+
+    def synced(self, shown: set[str]) -> None:
+        """The scaler has shown all it has: those that we know and it does not are gone."""
+        for worker_id in [name for name, known in self._registry.workers.items() if not known.ended and name not in shown]:
+            self.gone(worker_id)
+
+    def _follow(self, known: WorkerLog, *, started: bool) -> _Followed:
+        assert self._group is not None
+        followed = _Followed(Ending(), started, known.facts.uid)
+        self._followed[known.worker_id] = followed
+        self._group.create_task(self._run(known, followed), name=f"collect {known.worker_id}")
+        return followed
+
+    async def _run(self, known: WorkerLog, followed: _Followed) -> None:
+        try:
+            await self._to_the_end(known, followed)
+        finally:
+            del self._followed[known.worker_id]
+        if not known.removed:
+            self._collected(known)
+
+    async def _to_the_end(self, known: WorkerLog, followed: _Followed) -> None:
+        delay = _FIRST_DELAY
+        give_up: float | None = None
+        notice = ""
+        while not known.removed:
+            stored = known.spool.last
+            try:
+                if not notice:
+                    notice = await self._collect(known, followed)
+                if notice:
+                    known.append([_notice(notice, known.position)])
+                    log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": notice})
+                    notice = ""
+                await asyncio.to_thread(known.sync)
+                known.end()
+            except (SourceError, SpoolWriteError, OSError) as error:
+                log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
+                if isinstance(error, SourceError) and followed.ending.is_set():
+                    give_up = give_up or time.monotonic() + self._patience
+                    if time.monotonic() > give_up:
+                        notice = "this worker's log or the values to mask in it can't be read; lines after this one are missing"
+            else:
+                log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
+                return
+            delay = _FIRST_DELAY if known.spool.last > stored else min(delay * 2, _LONGEST_DELAY)
+            await asyncio.sleep(delay)
+
+    async def _collect(self, known: WorkerLog, followed: _Followed) -> str:
+        """Reads to the worker's end; returns the words of a notice if something is missing."""
+        ending = followed.ending
+        if not await self._source.available(known.worker_id, ending):
+            return "this worker's log is gone; lines after this one are missing" if followed.started else ""
+        masker = Masker(await self._source.secrets(known.worker_id))
+
+        def split(text: bytes, complete: bool) -> int:
+            if not complete and len(text) < self._max_line_bytes + masker.longest:
+                return 0
+            return masker.cut(text, self._max_line_bytes)
+
+        log.info("relay.worker.following", extra={"worker": known.worker_id, "stored": known.spool.last})
+        try:
+            async with aclosing(self._source.lines(known.worker_id, known.position, ending, split)) as batches:  # type: ignore[type-var]  # an async generator behind an AsyncIterator
+                async for batch in batches:
+                    if known.removed:
+                        return ""
+                    known.append(fresh(batch, masker))
+        except SourceLostError:
+            return "this worker's log is gone; lines after this one are missing"
+        return ""
+
+
+def _notice(words: str, position: bytes) -> Fresh:
+    """A line of our own in a worker's log."""
+    return Fresh(
+        time.time_ns(),
+        WARN << LEVEL_SHIFT | STDERR,
+        f"[ottoscaler] {words}".encode(),
+        position,
+        metadata=metadata_fields({"otto.notice": "log_incomplete"}),
+    )

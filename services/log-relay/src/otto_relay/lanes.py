@@ -1,0 +1,148 @@
+"""A reader's way through the lines of one worker: read from the spool, filtered, encoded, with what is missing counted."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from otto_relay.errors import UnknownLogError
+from otto_relay.records import Record
+from otto_relay.spool import Cursor, Spool
+from otto_relay.wire import REPLAYED, dropped_field
+from otto_relay.worker_log import WorkerLog
+
+CHUNK = 131072
+"""Bytes per look into a spool: about 1,000 lines, some milliseconds of work."""
+Filter = Callable[[Record], bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How entries are gathered."""
+
+    lines: int = 500
+    bytes: int = 65536
+    linger: float = 0.0
+    """Seconds that a batch waits for more after its first line."""
+
+
+class Batch:
+    """Entries until there are enough of them."""
+
+    __slots__ = ("_limits", "entries", "size")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.entries: list[bytes] = []
+        self.size = 0
+
+    def fits(self, entry: bytes) -> bool:
+        """Whether the entry may be added; one that is too long for any batch gets one of its own."""
+        return not self.entries or (self.size + len(entry) <= self._limits.bytes and len(self.entries) < self._limits.lines)
+
+    def add(self, entry: bytes) -> None:
+        """Adds it."""
+        self.entries.append(entry)
+        self.size += len(entry)
+
+    def take(self) -> list[bytes]:
+        """What was gathered; empty afterwards."""
+        entries, self.entries, self.size = self.entries, [], 0
+        return entries
+
+
+class Lane:
+    """One worker's lines from a sequence on."""
+
+    def __init__(self, known: WorkerLog, start: int, wanted: Filter, *, count_from: int | None, follow: bool = True) -> None:
+        """Lines missing from sequence `count_from` on are counted; None: from the first one that is found.
+
+        Without `follow` it gives nothing that is stored after it was made.
+        """
+        self.known = known
+        self._follow = follow
+        self.spool = known.spool
+        self.snapshot = self.spool.last
+        """What is stored now: up to here lines are replayed."""
+        self._cursor = Cursor(self.spool, start)
+        self._wanted = wanted
+        self._expected = count_from
+        self._dropped = 0
+        self._latest = 0
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that is stored has been read."""
+        return self._cursor.caught_up
+
+    @property
+    def replaying(self) -> bool:
+        """Whether there may still be lines that were stored before this lane began."""
+        return not self._cursor.caught_up and self._cursor.next <= self.snapshot
+
+    @property
+    def done(self) -> bool:
+        """Whether it will give nothing more, whatever follows."""
+        return (self.caught_up and self.known.ended) or not (self._follow or self.replaying)
+
+    def passed(self, limit: int | None) -> bool:
+        """Whether it has read a line that was written after `limit` (nanoseconds)."""
+        return limit is not None and self._latest > limit
+
+    def read(self, count: int = CHUNK) -> list[tuple[int, bytes]]:
+        """The next entries with their times; may be empty without being at the end.
+
+        Raises UnknownLogError when the worker is not kept any more.
+        """
+        if self.known.removed:
+            raise UnknownLogError(f"the lines of worker {self.known.worker_id!r} are not kept any more")
+        records = self._cursor.read(count)
+        if not records:
+            return []
+        if self._expected is None:
+            self._expected = records[0].sequence
+        fields, wanted, snapshot = self.known.fields, self._wanted, self.snapshot
+        found: list[tuple[int, bytes]] = []
+        expected = self._expected
+        self._latest = max(self._latest, records[-1].time)
+        for record in records:
+            sequence = record.sequence
+            if sequence > snapshot and not self._follow:
+                break
+            if sequence != expected or record.dropped:
+                self._dropped += max(sequence - expected, 0) + record.dropped
+            expected = sequence + 1
+            if wanted is not None and not wanted(record):
+                continue
+            entry = fields + record.payload if sequence > snapshot else fields + record.payload + REPLAYED
+            if self._dropped:
+                entry += dropped_field(self._dropped)
+                self._dropped = 0
+            found.append((record.time, entry))
+        self._expected = expected
+        return found
+
+
+async def tail_places(spool: Spool, count: int, wanted: Filter) -> list[tuple[int, int]]:
+    """Times and sequences of the last `count` stored lines that match, in their order."""
+    last = spool.last
+    found: list[tuple[int, int]] = []
+    for segment in reversed(list(spool.segments)):
+        cursor = Cursor(spool, segment.first)
+        end = last + 1
+        later = [other.first for other in spool.segments if other.first > segment.first]
+        if later:
+            end = min(later[0], end)
+        if wanted is None:
+            # Every line counts, so the place is known up to lines that are damaged.
+            cursor = Cursor(spool, max(segment.first, end - (count - len(found))))
+        here: deque[tuple[int, int]] = deque(maxlen=count - len(found))
+        while cursor.next < end and not cursor.caught_up:
+            for record in cursor.read(CHUNK):
+                if record.sequence < end and (wanted is None or wanted(record)):
+                    here.append((record.time, record.sequence))
+            await asyncio.sleep(0)
+        found = [*here, *found]
+        if len(found) >= count:
+            break
+    return found

@@ -1,0 +1,205 @@
+"""Workers that send their lines themselves (StreamLogs, ForwardWorkerLogs) instead of being followed.
+
+Such a worker ends when NotifyWorkerStatus says so, or when no stream that brought its lines has been open for the configured time. One
+that has ended and sends again is open again. It has no values to mask: only the scaler knows those.
+"""
+
+import enum
+import hashlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+from otto_relay.errors import SpoolWriteError
+from otto_relay.levels import LEVELS, level_of
+from otto_relay.records import LEVEL_SHIFT, STDERR
+from otto_relay.registry import Registry
+from otto_relay.sources.cri import Times
+from otto_relay.wire import metadata_fields
+from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, Fresh, WorkerLog
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NAME = 1000
+_MOST_METADATA = 65536
+
+
+class Answer(enum.Enum):
+    """What a sender is to do."""
+
+    STORED = "stored"
+    AGAIN = "again"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of something that was sent."""
+
+    answer: Answer
+    message: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A line as it was sent."""
+
+    worker_id: str
+    task_id: str
+    timestamp: str
+    level: str
+    source: str
+    message: str
+    metadata: dict[str, str]
+
+
+@dataclass(slots=True)
+class Session:
+    """An open stream, and whose lines came through it."""
+
+    workers: set[str] = field(default_factory=set)
+
+
+class Pushes:
+    """All workers that send their lines themselves."""
+
+    def __init__(self, registry: Registry, limit: int, max_line_bytes: int, idle: float) -> None:
+        """`limit`: how many may be open at once; `idle` in seconds."""
+        self._registry = registry
+        self._limit = limit
+        self._max_line_bytes = max_line_bytes
+        self._idle = idle
+        self._times = Times()
+        self._sessions: list[Session] = []
+        self._quiet: dict[str, float] = {}
+        """Open workers, and since when (monotonic seconds) no stream of theirs is."""
+        self._retried: dict[str, None] = {}
+
+    def resume(self) -> None:
+        """Takes up the workers that had not ended when the process did."""
+        for name, known in self._registry.workers.items():
+            if known.facts.origin == PUSHED and not known.ended:
+                self._quiet[name] = time.monotonic()
+
+    def open(self) -> Session:
+        """A stream begins."""
+        session = Session()
+        self._sessions.append(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """A stream has ended."""
+        self._sessions.remove(session)
+        for worker_id in session.workers:
+            if worker_id in self._quiet:
+                self._quiet[worker_id] = time.monotonic()
+
+    def register(self, worker_id: str, task_id: str) -> tuple[WorkerLog | None, bool, Verdict]:
+        """The log of a worker, whether it was there before, and what to tell the sender."""
+        if not worker_id or len(worker_id) > _LONGEST_NAME:
+            return None, False, Verdict(Answer.NEVER, f"worker_id: must have 1 to {_LONGEST_NAME} characters")
+        if len(task_id) > _LONGEST_NAME:
+            return None, False, Verdict(Answer.NEVER, f"task_id: must have at most {_LONGEST_NAME} characters")
+        known = self._registry.workers.get(worker_id)
+        if known is not None and known.facts.origin == FOLLOWED:
+            return None, True, Verdict(Answer.NEVER, f"the lines of worker {worker_id!r} are read from its log already")
+        if known is not None and task_id and known.facts.task_id != task_id:
+            return None, True, Verdict(Answer.NEVER, f"task_id: worker {worker_id!r} belongs to task {known.facts.task_id!r}")
+        if known is not None and not known.ended:
+            return known, True, Verdict(Answer.STORED)
+        if len(self._quiet) >= self._limit:
+            return None, known is not None, Verdict(Answer.AGAIN, f"{self._limit} workers send their lines already; try again later")
+        try:
+            if known is None:
+                fresh = self._registry.add(Facts(worker_id, task_id, origin=PUSHED))
+                self._quiet[worker_id] = time.monotonic()
+                return fresh, False, Verdict(Answer.STORED)
+            known.reopen("")
+        except SpoolWriteError as error:
+            return None, known is not None, self._refused(worker_id, error)
+        self._quiet[worker_id] = time.monotonic()
+        return known, True, Verdict(Answer.STORED)
+
+    def store(self, session: Session, line: Pushed) -> Verdict:
+        """One line of a stream."""
+        known = self._registry.workers.get(line.worker_id)
+        if known is None or known.ended or known.facts.origin == FOLLOWED or line.worker_id not in session.workers:
+            known, _, verdict = self.register(line.worker_id, line.task_id)
+            if known is None:
+                return verdict
+            session.workers.add(line.worker_id)
+        message = line.message.encode()
+        if len(message) > self._max_line_bytes:
+            return Verdict(Answer.NEVER, f"message: {len(message)} bytes are more than the {self._max_line_bytes} that a line may have")
+        metadata = metadata_fields(line.metadata)
+        if len(metadata) > _MOST_METADATA:
+            return Verdict(Answer.NEVER, f"metadata: more than {_MOST_METADATA} bytes")
+        stderr = line.source.lower() == "stderr"
+        level = line.level.upper()
+        number = LEVELS.index(level) if level in LEVELS else level_of(message, stderr=stderr)
+        # Line ends would make two lines of one for every reader.
+        message = message.rstrip(b"\r\n")
+        at = self._times.nanoseconds(line.timestamp.encode())
+        if at is None or not 0 <= at < 253402300800 * 1_000_000_000:
+            at = time.time_ns()
+        try:
+            sequence = known.append([Fresh(at, number << LEVEL_SHIFT | (STDERR if stderr else 0), message, metadata=metadata)])
+        except SpoolWriteError as error:
+            return self._refused(line.worker_id, error)
+        self._retried.pop(line.worker_id, None)
+        return Verdict(Answer.STORED, sequence=sequence)
+
+    def notify(self, worker_id: str, task_id: str, status: str, *, over: bool) -> Verdict:
+        """A worker's state changed; `over` if it will send nothing more. AGAIN stands for "nothing new", NEVER for "can't be taken"."""
+        known = self._registry.workers.get(worker_id)
+        if known is not None and known.facts.origin == FOLLOWED:
+            return Verdict(Answer.AGAIN, "the scaler tells of this worker")
+        if known is not None and known.facts.status == status and known.ended == over:
+            return Verdict(Answer.AGAIN, "known already")
+        if known is None or not known.ended:
+            known, _, verdict = self.register(worker_id, task_id)
+            if known is None:
+                return Verdict(Answer.NEVER, verdict.message)
+        elif not over:
+            return Verdict(Answer.AGAIN, "this worker has ended")
+        try:
+            known.facts.status = status
+            if over:
+                self._end(known)
+            else:
+                known.save()
+        except SpoolWriteError as error:
+            return Verdict(Answer.NEVER, self._refused(worker_id, error).message)
+        return Verdict(Answer.STORED)
+
+    def end_idle(self) -> None:
+        """Ends the workers that have no stream for too long."""
+        busy = {worker_id for session in self._sessions for worker_id in session.workers}
+        now = time.monotonic()
+        for worker_id, since in list(self._quiet.items()):
+            known = self._registry.workers.get(worker_id)
+            if known is None or known.ended or known.facts.origin == FOLLOWED:
+                del self._quiet[worker_id]
+            elif worker_id not in busy and now - since >= self._idle:
+                try:
+                    self._end(known)
+                except SpoolWriteError as error:
+                    log.warning("relay.collect.retried", extra={"worker": worker_id, "reason": str(error)})
+
+    def session_id(self, known: WorkerLog) -> str:
+        """Names a registration: the same as long as the worker is known."""
+        return hashlib.sha256(f"{known.worker_id}\0{known.facts.created}".encode()).hexdigest()[:32]
+
+    def _end(self, known: WorkerLog) -> None:
+        known.end()
+        self._quiet.pop(known.worker_id, None)
+        log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
+
+    def _refused(self, worker_id: str, error: SpoolWriteError) -> Verdict:
+        if worker_id not in self._retried:
+            self._retried[worker_id] = None
+            while len(self._retried) > self._limit:
+                self._retried.pop(next(iter(self._retried)))
+            log.warning("relay.push.refused", extra={"worker": worker_id, "reason": str(error)})
+        return Verdict(Answer.AGAIN, "the disk takes no more lines now; send it again")

@@ -1,0 +1,80 @@
+"""Keeps the spool within its limits: workers that ended too long ago go first, then those that ended first, then old lines of running ones.
+
+A running worker's lines never go silently: what was deleted shows as a gap with a count.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from otto_relay.errors import SpoolWriteError
+from otto_relay.registry import Registry
+from otto_relay.worker_log import WorkerLog
+
+log = logging.getLogger(__name__)
+
+_SETTLED = 60.0
+"""Seconds after its end from which on a worker's log is closed until somebody reads it."""
+
+
+class Retention:
+    """The limits and their keeping."""
+
+    def __init__(self, registry: Registry, seconds: float, limit: int, now: Callable[[], float] = time.time) -> None:
+        """`seconds` of age after a worker's end, `limit` in bytes for all; `now` in seconds since 1970."""
+        self._registry = registry
+        self._seconds = seconds
+        self._limit = limit
+        self._now = now
+
+    async def run(self, interval: float) -> None:
+        """Looks every `interval` seconds, for ever."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.enforce()
+
+    async def enforce(self) -> None:
+        """Deletes what is beyond the limits."""
+        now = self._now()
+        ended = sorted((known for known in self._registry.workers.values() if known.ended), key=lambda known: known.facts.ended)
+        size = self._registry.size()
+        deleted = freed = 0
+        for known in ended:
+            old = now - known.facts.ended > self._seconds
+            if not old and size - freed <= self._limit:
+                if now - known.facts.ended > _SETTLED:
+                    known.release_files()
+                continue
+            freed += self._remove(known)
+            deleted += 1
+            await asyncio.sleep(0)
+        for build in list(self._registry.builds.values()):
+            if build.ended and not any(True for _ in self._registry.workers_of(build)) and now - build.written() > self._seconds:
+                freed += self._registry.remove_build(build)
+                await asyncio.sleep(0)
+        if deleted:
+            log.info("relay.retention.deleted", extra={"workers": deleted, "freed_bytes": freed})
+        if size - freed > self._limit:
+            self._trim(size - freed)
+
+    def _remove(self, known: WorkerLog) -> int:
+        try:
+            return self._registry.remove(known)
+        except SpoolWriteError as error:
+            log.warning("relay.retention.failed", extra={"worker": known.worker_id, "reason": str(error)})
+            return 0
+
+    def _trim(self, size: int) -> None:
+        """Deletes the oldest lines of the workers that still run, those with the most first."""
+        while size > self._limit:
+            largest = max(
+                (known for known in self._registry.workers.values() if len(known.spool.segments) > 1),
+                key=lambda known: known.size,
+                default=None,
+            )
+            if largest is None:
+                return
+            before = largest.spool.first
+            size -= largest.spool.drop_first()
+            log.warning("relay.retention.trimmed", extra={"worker": largest.worker_id, "lines": largest.spool.first - before})

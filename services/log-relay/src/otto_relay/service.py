@@ -1,0 +1,149 @@
+"""LogStreamingService: lines in (StreamLogs, RegisterWorker) and lines out (StreamWorkerLogs, StreamBuildLogs, TailLogs).
+
+What goes out is bytes already (see `wire`), so the methods that give out lines are registered without a serializer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from otto_relay.build_reader import BuildReader
+from otto_relay.errors import InvalidRequestError, UnknownLogError
+from otto_relay.lanes import Limits
+from otto_relay.push import Answer, Pushes
+from otto_relay.readers import task_entries, worker_entries
+from otto_relay.registry import Registry
+from otto_relay.settings import Settings
+from otto_relay.tracking import Tracker
+from otto_relay.translate import BuildTarget, WorkerTarget, build_target, pushed, worker_target
+from otto_relay.wire import build_batch, entry_batch
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
+from ottoscaler.v1.log_streaming_service_pb2 import (
+    DESCRIPTOR,
+    LoggingConfig,
+    LogResponse,
+    RegistrationResponse,
+    TailLogsRequest,
+    WorkerRegistration,
+)
+
+SERVICE = DESCRIPTOR.services_by_name["LogStreamingService"].full_name
+Context = grpc.aio.ServicerContext[Any, Any]
+RETRY_PAUSE = 0.2
+"""Seconds that a RETRY takes, so that a sender that repeats at once does no harm."""
+_ANSWERS = {Answer.STORED: LogResponse.ACK, Answer.AGAIN: LogResponse.RETRY, Answer.NEVER: LogResponse.DROP}
+
+
+class LogStreaming:
+    """The servicer."""
+
+    def __init__(self, settings: Settings, registry: Registry, tracker: Tracker, pushes: Pushes) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._tracker = tracker
+        self._pushes = pushes
+        self._single = Limits(settings.batch_lines, settings.batch_bytes)
+        self._batched = Limits(settings.batch_lines, settings.batch_bytes, settings.batch_linger)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the methods to a server."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "StreamLogs": grpc.stream_stream_rpc_method_handler(self.StreamLogs, LogEntry.FromString, LogResponse.SerializeToString),
+            "RegisterWorker": grpc.unary_unary_rpc_method_handler(
+                self.RegisterWorker, WorkerRegistration.FromString, RegistrationResponse.SerializeToString
+            ),
+            "StreamWorkerLogs": grpc.unary_stream_rpc_method_handler(self.StreamWorkerLogs, WorkerIdentifier.FromString, None),
+            "StreamBuildLogs": grpc.unary_stream_rpc_method_handler(self.StreamBuildLogs, BuildIdentifier.FromString, None),
+            "TailLogs": grpc.unary_stream_rpc_method_handler(self.TailLogs, TailLogsRequest.FromString, None),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def StreamLogs(self, requests: AsyncIterator[LogEntry], context: Context) -> None:  # noqa: N802 - the method's name in the contract
+        """Stores line by line; each gets its answer, in order."""
+        session = self._pushes.open()
+        try:
+            async for entry in requests:
+                verdict = self._pushes.store(session, pushed(entry))
+                if verdict.answer is Answer.AGAIN:
+                    await asyncio.sleep(RETRY_PAUSE)
+                await context.write(LogResponse(status=_ANSWERS[verdict.answer], message=verdict.message, sequence=verdict.sequence))
+        finally:
+            self._pushes.close(session)
+
+    async def RegisterWorker(self, request: WorkerRegistration, _: Context) -> RegistrationResponse:  # noqa: N802 - the method's name in the contract
+        """Makes a worker known that will send lines."""
+        known, before, verdict = self._pushes.register(request.worker_id, request.task_id)
+        if known is None:
+            full = verdict.answer is Answer.AGAIN
+            status = RegistrationResponse.SERVER_FULL if full else RegistrationResponse.INVALID_REQUEST
+            return RegistrationResponse(status=status, message=verdict.message)
+        return RegistrationResponse(
+            status=RegistrationResponse.ALREADY_REGISTERED if before else RegistrationResponse.SUCCESS,
+            message="registered before" if before else "registered",
+            session_id=self._pushes.session_id(known),
+            config=LoggingConfig(
+                rate_limit=0,
+                buffer_size=self._settings.push_window,
+                max_message_size=self._settings.max_line_bytes,
+                include_metadata=True,
+            ),
+        )
+
+    async def StreamWorkerLogs(self, request: WorkerIdentifier, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
+        """One line a message."""
+        target = worker_target(request, self._settings.max_tail_lines)
+        async with aclosing(self._worker_entries(target, self._single)) as batches:
+            async for batch in batches:
+                for entry in batch:
+                    yield entry
+
+    async def StreamBuildLogs(self, request: BuildIdentifier, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
+        """One entry a message."""
+        target = build_target(request, self._settings.max_tail_lines)
+        async with aclosing(await self._build_entries(target, self._single)) as batches:
+            async for batch in batches:
+                for entry in batch:
+                    yield entry
+
+    async def TailLogs(self, request: TailLogsRequest, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
+        """Many entries a message."""
+        which = request.WhichOneof("target")
+        if which == "worker":
+            target = worker_target(request.worker, self._settings.max_tail_lines, "worker.")
+            async with aclosing(self._worker_entries(target, self._batched)) as batches:
+                async for batch in batches:
+                    yield entry_batch(batch)
+        elif which == "build":
+            chosen = build_target(request.build, self._settings.max_tail_lines, "build.")
+            async with aclosing(await self._build_entries(chosen, self._batched)) as batches:
+                async for batch in batches:
+                    yield build_batch(batch)
+        else:
+            raise InvalidRequestError("target: give worker or build")
+
+    def _worker_entries(self, target: WorkerTarget, limits: Limits) -> Any:
+        if target.worker_id:
+            known = self._registry.workers.get(target.worker_id)
+            if known is None or (target.task_id and known.facts.task_id != target.task_id):
+                of_task = f" of task {target.task_id!r}" if target.task_id else ""
+                raise UnknownLogError(f"NOT_FOUND: no worker {target.worker_id!r}{of_task}, or its lines are not kept any more")
+            return worker_entries(known, target.selection, limits)
+        task = self._registry.tasks.get(target.task_id)
+        if task is None:
+            raise UnknownLogError(f"NOT_FOUND: no worker of task {target.task_id!r}, or their lines are not kept any more")
+        return task_entries(task, target.selection, limits, self._settings.merge_linger)
+
+    async def _build_entries(self, target: BuildTarget, limits: Limits) -> Any:
+        build = await self._tracker.find(target.pipeline_id, self._settings.peer_timeout)
+        part = target.part
+        if part.stage_id and not build.has_stage(part.stage_id):
+            raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no stage {part.stage_id!r}")
+        if part.worker_id and not build.has_member(part.worker_id):
+            raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no worker {part.worker_id!r}, or not yet")
+        if target.selection.after_sequence > build.count:
+            raise InvalidRequestError(f"selection.after_sequence: the last sequence of this pipeline is {build.count}")
+        return BuildReader(self._registry, build, part, target.selection).entries(limits, self._settings.heartbeat)

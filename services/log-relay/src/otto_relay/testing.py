@@ -1,0 +1,258 @@
+"""Doubles of what the relay stands between: a source in memory, a scaler and an executor that say what a test tells them, over real gRPC.
+
+`MemorySource` passes the same contract tests as the real source. Imported by tests only.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from otto_relay.errors import SourceError, SourceLostError
+from otto_relay.sources.protocol import Ending, Line, Split
+from otto_relay.wire import rfc3339
+from ottoscaler.v1 import pipeline_pb2, pipeline_service_pb2, stage_pb2
+from ottoscaler.v1.ottoscaler_service_pb2 import ReleaseWorkersRequest, ReleaseWorkersResponse, WatchWorkersRequest, WorkerEvent
+from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer, add_OttoscalerServiceServicer_to_server
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
+from ottoscaler.v1.worker_pb2 import WorkerPodStatus
+
+_PLACE = struct.Struct("<QQ")
+
+
+class MemorySource:
+    """A LogSource whose logs are lists; a position is how many lines, and how many bytes of the next one, have been given."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, list[tuple[int, bool, bytes]]] = {}
+        self._values: dict[str, Sequence[str] | None] = {}
+        self._wakes: dict[str, set[asyncio.Event]] = {}
+
+    def write(self, worker_id: str, text: bytes, *, time: int = 1_000_000_000, stderr: bool = False) -> None:
+        """The worker writes a line."""
+        self._logs.setdefault(worker_id, []).append((time, stderr, text))
+        for wake in self._wakes.get(worker_id, ()):
+            wake.set()
+
+    def begin(self, worker_id: str) -> None:
+        """The worker has a log, with nothing in it yet."""
+        self._logs.setdefault(worker_id, [])
+
+    def set_secrets(self, worker_id: str, values: Sequence[str] | None) -> None:
+        """The values to mask; None: they can't be read."""
+        self._values[worker_id] = values
+
+    def lose(self, worker_id: str) -> None:
+        """The log is deleted."""
+        self._logs.pop(worker_id, None)
+        for wake in self._wakes.get(worker_id, ()):
+            wake.set()
+
+    async def available(self, worker_id: str, ended: Ending) -> bool:
+        """See LogSource."""
+        wake = asyncio.Event()
+        unsubscribe = ended.subscribe(wake.set)
+        self._wakes.setdefault(worker_id, set()).add(wake)
+        try:
+            while True:
+                over = ended.is_set()
+                if worker_id in self._logs:
+                    return True
+                if over:
+                    return False
+                await wake.wait()
+                wake.clear()
+        finally:
+            unsubscribe()
+            self._wakes[worker_id].discard(wake)
+
+    async def secrets(self, worker_id: str) -> Sequence[str]:
+        """See LogSource."""
+        values = self._values.get(worker_id, ())
+        if values is None:
+            raise SourceError("the values can't be read")
+        return values
+
+    async def lines(self, worker_id: str, position: bytes, ended: Ending, split: Split) -> AsyncIterator[list[Line]]:
+        """See LogSource."""
+        index, used = _PLACE.unpack(position) if position else (0, 0)
+        if worker_id not in self._logs or len(self._logs[worker_id]) < index:
+            raise SourceLostError(f"the log of {worker_id} is gone")
+        wake = asyncio.Event()
+        unsubscribe = ended.subscribe(wake.set)
+        self._wakes.setdefault(worker_id, set()).add(wake)
+        try:
+            while True:
+                over = ended.is_set()
+                wake.clear()
+                found: list[Line] = []
+                stored = self._logs.get(worker_id, [])
+                while index < len(stored):
+                    time, stderr, text = stored[index]
+                    count = split(text[used:], True)
+                    rest = text[used + count :]
+                    place = _PLACE.pack(index, used + count) if rest else _PLACE.pack(index + 1, 0)
+                    found.append(Line(time, stderr, text[used : used + count], place))
+                    index, used = (index, used + count) if rest else (index + 1, 0)
+                if found:
+                    yield found
+                elif over:
+                    return
+                else:
+                    await wake.wait()
+        finally:
+            unsubscribe()
+            self._wakes[worker_id].discard(wake)
+
+
+class LogFile:
+    """A worker's log as the process backend writes it."""
+
+    def __init__(self, directory: Path, worker_id: str) -> None:
+        self.path = directory / worker_id / "log"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        self._time = 1_763_949_600_000_000_000
+
+    def write(self, *texts: str | bytes, stderr: bool = False, part: bool = False) -> None:
+        """Appends lines, each a microsecond after the last."""
+        stream = b"stderr" if stderr else b"stdout"
+        data = []
+        for text in texts:
+            self._time += 1000
+            encoded = text.encode() if isinstance(text, str) else text
+            data.append(b"%b %b %b %b\n" % (self.stamp(self._time).encode(), stream, b"P" if part else b"F", encoded))
+        with self.path.open("ab") as file:
+            file.write(b"".join(data))
+
+    @staticmethod
+    def stamp(nanoseconds: int) -> str:
+        """RFC 3339 with nanoseconds."""
+        return rfc3339(nanoseconds)[:20] + f"{nanoseconds % 1_000_000_000:09d}Z"
+
+
+class FakeScaler(OttoscalerServiceServicer):
+    """Shows the workers that a test puts there."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, WorkerPodStatus] = {}
+        self.released: list[str] = []
+        self._watchers: set[asyncio.Queue[WorkerEvent | None]] = set()
+
+    def show(self, worker_id: str, status: str = "running", **fields: Any) -> None:
+        """A worker is there, or has changed."""
+        known = worker_id in self.workers
+        fields.setdefault("task_id", "task")
+        if status != "pending":
+            fields.setdefault("started_at", "2026-11-24T02:00:00.000Z")
+        worker = WorkerPodStatus(pod_name=worker_id, status=status, **fields)
+        self.workers[worker_id] = worker
+        kind = WorkerEvent.TYPE_MODIFIED if known else WorkerEvent.TYPE_ADDED
+        self._tell(WorkerEvent(type=kind, worker=worker))
+
+    def remove(self, worker_id: str) -> None:
+        """A worker is gone."""
+        self._tell(WorkerEvent(type=WorkerEvent.TYPE_DELETED, worker=self.workers.pop(worker_id)))
+
+    def end_watches(self) -> None:
+        """Ends all watches with OK, as a stop does."""
+        self._tell(None)
+
+    def _tell(self, event: WorkerEvent | None) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(event)
+
+    async def WatchWorkers(self, _request: WatchWorkersRequest, context: Any) -> None:  # noqa: N802 - the method's name in the contract
+        """See the contract."""
+        queue: asyncio.Queue[WorkerEvent | None] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            for worker in list(self.workers.values()):
+                await context.write(WorkerEvent(type=WorkerEvent.TYPE_ADDED, worker=worker))
+            await context.write(WorkerEvent(type=WorkerEvent.TYPE_SYNCED))
+            while (event := await queue.get()) is not None:
+                await context.write(event)
+        finally:
+            self._watchers.discard(queue)
+
+    async def ReleaseWorkers(self, request: ReleaseWorkersRequest, _context: Any) -> ReleaseWorkersResponse:  # noqa: N802 - the method's name in the contract
+        """See the contract."""
+        self.released += request.worker_pod_names
+        return ReleaseWorkersResponse(released_count=len(request.worker_pod_names))
+
+
+class FakeExecutor(PipelineServiceServicer):
+    """Tells of runs what a test says."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[pipeline_pb2.StageRun]] = {}
+        self.said: dict[str, list[pipeline_pb2.PipelineProgress]] = {}
+        self._changed = asyncio.Condition()
+
+    def add(self, pipeline_id: str, *stage_ids: str) -> None:
+        """There is such a run."""
+        self.said[pipeline_id] = []
+        self.stages[pipeline_id] = [
+            pipeline_pb2.StageRun(stage_id=stage, name=stage.title(), type=stage_pb2.STAGE_TYPE_TEST) for stage in stage_ids
+        ]
+
+    async def say(self, pipeline_id: str, stage_id: str, status: int, attempt: int = 1, workers: Sequence[str] = ()) -> None:
+        """The run goes on."""
+        said = self.said[pipeline_id]
+        said.append(
+            pipeline_pb2.PipelineProgress(
+                pipeline_id=pipeline_id,
+                stage_id=stage_id,
+                status=stage_pb2.StageStatus.ValueType(status),
+                attempt=attempt if stage_id else 0,
+                worker_pod_names=workers,
+                sequence=len(said) + 1,
+            )
+        )
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def GetPipeline(self, request: Any, context: Any) -> pipeline_service_pb2.GetPipelineResponse:  # noqa: N802 - the method's name in the contract
+        """See the contract."""
+        if request.pipeline_id not in self.said:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        return pipeline_service_pb2.GetPipelineResponse(stages=self.stages[request.pipeline_id])
+
+    async def WatchPipeline(self, request: Any, context: Any) -> None:  # noqa: N802 - the method's name in the contract
+        """See the contract."""
+        if request.pipeline_id not in self.said:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        said = self.said[request.pipeline_id]
+        at = request.after_sequence
+        while True:
+            while at < len(said):
+                await context.write(said[at])
+                at += 1
+                if not said[at - 1].stage_id and said[at - 1].status in {
+                    stage_pb2.STAGE_COMPLETED,
+                    stage_pb2.STAGE_FAILED,
+                    stage_pb2.STAGE_CANCELLED,
+                }:
+                    return
+            async with self._changed:
+                while at >= len(said):
+                    await self._changed.wait()
+
+
+@asynccontextmanager
+async def peers(scaler: FakeScaler, executor: FakeExecutor, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Both on one port of this machine; gives the address."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add_OttoscalerServiceServicer_to_server(scaler, server)
+    add_PipelineServiceServicer_to_server(executor, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)

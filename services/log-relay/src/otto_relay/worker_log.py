@@ -1,0 +1,226 @@
+"""The lines of one worker: what is known of it, its spool, and the bell that tells readers of new lines.
+
+What is known of it lies beside its lines in `worker.json`, replaced as a whole, so that it is always one version or the other.
+"""
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from otto_relay.bell import Bell
+from otto_relay.errors import SpoolWriteError
+from otto_relay.files import Files
+from otto_relay.records import pack
+from otto_relay.spool import Spool, open_spool
+from otto_relay.wire import Stamps, line_payload, worker_fields
+
+log = logging.getLogger(__name__)
+
+FOLLOWED = "followed"
+"""Origin: read from a source."""
+PUSHED = "pushed"
+"""Origin: sent by the worker itself."""
+_FILE = "worker.json"
+
+
+class Fresh(NamedTuple):
+    """A line to be stored."""
+
+    time: int
+    """Nanoseconds since 1970, UTC."""
+    flags: int
+    """As in `records.Record`."""
+    message: bytes
+    """UTF-8."""
+    position: bytes = b""
+    dropped: int = 0
+    metadata: bytes = b""
+    """Encoded by `wire.metadata_fields`."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is remembered of a worker."""
+
+    worker_id: str
+    task_id: str = ""
+    pipeline_id: str = ""
+    stage_id: str = ""
+    attempt: int = 0
+    origin: str = FOLLOWED
+    uid: str = ""
+    """Tells it from an earlier worker of the same name."""
+    position_from: int = 0
+    """Positions in records up to this sequence belong to an earlier worker of the same name."""
+    created: float = 0.0
+    """Seconds since 1970."""
+    ended: float = 0.0
+    """Seconds since 1970 when all its lines were stored; 0: not yet."""
+    last: int = 0
+    """Its last sequence, once it has ended."""
+    size: int = 0
+    """Bytes of its lines, once it has ended."""
+    status: str = ""
+    """What NotifyWorkerStatus said last, of a pushed worker."""
+
+
+class Order(Protocol):
+    """Where lines of a worker get their place among those of its pipeline."""
+
+    def take_lines(self, worker_id: str, last: int) -> None:
+        """Gives a place to every line up to sequence `last` that has none; raises SpoolWriteError."""
+        ...
+
+    def wake(self) -> None:
+        """Something about a worker has changed: whoever waits looks again."""
+        ...
+
+
+class WorkerLog:
+    """One worker's lines."""
+
+    def __init__(self, facts: Facts, directory: Path, files: Files, segment_bytes: int) -> None:
+        """Made by the registry."""
+        self.facts = facts
+        self.bell = Bell()
+        self.task_bell = Bell()
+        """Rung as well; the registry puts the task's here."""
+        self.order: Order | None = None
+        """The pipeline's, if it belongs to one; the registry puts it here."""
+        self.removed = False
+        """It is not kept any more."""
+        self.fields = worker_fields(facts.worker_id, facts.task_id)
+        """What all its LogEntries begin with."""
+        self._directory = directory
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._spool: Spool | None = None
+        self._stamps = Stamps()
+
+    @property
+    def worker_id(self) -> str:
+        """Its name."""
+        return self.facts.worker_id
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its lines are stored."""
+        return self.facts.ended > 0
+
+    @property
+    def spool(self) -> Spool:
+        """Its lines; opened, and repaired if it had not ended, when first asked for."""
+        if self._spool is None:
+            last = self.facts.last if self.ended else None
+            self._spool = open_spool(self._directory, self._files, self._segment_bytes, refill=self.facts.origin == FOLLOWED, last=last)
+            repair = self._spool.repair
+            if repair.cut or repair.damaged:
+                log.warning(
+                    "relay.spool.repaired", extra={"worker": self.worker_id, "cut_bytes": repair.cut, "damaged_bytes": repair.damaged}
+                )
+        return self._spool
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, but for the facts."""
+        return self.facts.size if self._spool is None else self._spool.size
+
+    @property
+    def position(self) -> bytes:
+        """Where the source goes on."""
+        return self.spool.position if self.spool.last > self.facts.position_from else b""
+
+    def append(self, lines: list[Fresh]) -> int:
+        """Stores lines, tells readers, and returns the last sequence. Raises SpoolWriteError; then none of them is stored."""
+        spool = self.spool
+        sequence = spool.last
+        stamp = self._stamps.field
+        packed: list[bytes] = []
+        for line in lines:
+            sequence += 1
+            payload = line_payload(stamp(line.time), line.flags, sequence, line.message, line.metadata)
+            packed.append(pack(sequence, line.time, line.flags, line.dropped, line.position, payload, len(line.message)))
+        spool.append(packed, lines[-1].position)
+        try:
+            self.place()
+        except SpoolWriteError as error:
+            # They are stored; the next line or the end of the worker gives them their place.
+            log.warning("relay.order.delayed", extra={"worker": self.worker_id, "reason": str(error)})
+        self.bell.ring()
+        self.task_bell.ring()
+        return sequence
+
+    def place(self) -> None:
+        """Gives every stored line its place among those of the pipeline; raises SpoolWriteError."""
+        if self.order is not None:
+            self.order.take_lines(self.worker_id, self.spool.last)
+
+    def end(self) -> None:
+        """All its lines are stored. Raises SpoolWriteError; then it has not ended. Repeating it is harmless."""
+        self.place()
+        facts = self.facts
+        before = facts.ended, facts.last, facts.size
+        facts.ended, facts.last, facts.size = time.time(), self.spool.last, self.spool.size
+        try:
+            self.save()
+        except SpoolWriteError:
+            facts.ended, facts.last, facts.size = before
+            raise
+        self.ring()
+
+    def ring(self) -> None:
+        """Something about it has changed: whoever waits looks again."""
+        self.bell.ring()
+        self.task_bell.ring()
+        if self.order is not None:
+            self.order.wake()
+
+    def reopen(self, uid: str) -> None:
+        """A new worker of the same name: its lines follow on those of the last one. Raises SpoolWriteError."""
+        self.facts.position_from = self.spool.last
+        self.facts.uid = uid
+        self.facts.ended = 0.0
+        self.save()
+
+    def save(self) -> None:
+        """Writes the facts down. Raises SpoolWriteError."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._directory / _FILE
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(asdict(self.facts), ensure_ascii=False), "utf-8")
+            os.replace(fresh, path)  # noqa: PTH105 - one system call, which is what makes it whole
+        except OSError as error:
+            raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Makes its lines durable; blocks for milliseconds."""
+        self.spool.sync()
+
+    def release_files(self) -> None:
+        """Gives back memory and descriptors of a log that nobody reads now; it is opened again when needed."""
+        if self._spool is not None and self.ended:
+            self._spool.close()
+            self._spool = None
+
+    def delete(self) -> None:
+        """Removes everything of it from the disk."""
+        self.spool.delete()
+        self.removed = True
+        for path in self._directory.iterdir():
+            path.unlink(missing_ok=True)
+        self._directory.rmdir()
+        self.ring()
+
+
+def read_facts(directory: Path) -> Facts | None:
+    """The facts that lie in a directory, or None if there are none that can be read."""
+    try:
+        found = json.loads((directory / _FILE).read_text("utf-8"))
+        return Facts(**{name: found[name] for name in Facts.__slots__ if name in found})
+    except (OSError, ValueError, TypeError):
+        return None
