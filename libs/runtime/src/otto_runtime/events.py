@@ -110,7 +110,60 @@ EXECUTOR: dict[str, Words] = {
     ),
 }
 
-RELAY: dict[str, Words] = {}
+RELAY: dict[str, Words] = {
+    "relay.worker.following": Words(
+        "Following the log of {worker}, {stored} lines are stored already", "{worker} 로그를 따라가는 중, 이미 {stored}줄 저장됨"
+    ),
+    "relay.worker.collected": Words("All {lines} lines of {worker} are stored", "{worker} 로그 {lines}줄 모두 저장됨"),
+    "relay.worker.incomplete": Words("Lines of {worker} are missing: {reason}", "{worker} 로그 일부가 없음: {reason}"),
+    "relay.collect.retried": Words(
+        "The log of {worker} can't be stored now, trying again: {reason}", "{worker} 로그를 지금 저장할 수 없어 다시 시도함: {reason}"
+    ),
+    "relay.push.refused": Words(
+        "A line that {worker} sent can't be stored now: {reason}", "워커 {worker}에서 보낸 로그를 지금 저장할 수 없음: {reason}"
+    ),
+    "relay.source.polling": Words(
+        "The kernel reports no changes of files, looking for them instead: {reason}",
+        "커널이 파일 변경을 알려 주지 않아 직접 확인함: {reason}",
+    ),
+    "relay.spool.repaired": Words(
+        "The stored log of {worker} was damaged: {cut_bytes} bytes cut from its end, {damaged_bytes} bytes unreadable before",
+        "{worker}의 저장된 로그가 손상됨: 끝에서 {cut_bytes}바이트 잘라 냄, 그 앞 {damaged_bytes}바이트는 읽을 수 없음",
+    ),
+    "relay.order.cut": Words(
+        "{cut_bytes} torn bytes cut from the order of pipeline {pipeline}",
+        "파이프라인 {pipeline}의 순서 기록 끝에서 손상된 {cut_bytes}바이트 잘라 냄",
+    ),
+    "relay.order.delayed": Words(
+        "Lines of {worker} are stored but not yet in their pipeline's order: {reason}",
+        "{worker} 로그는 저장되었으나 파이프라인 순서에는 아직 없음: {reason}",
+    ),
+    "relay.order.retried": Words(
+        "The order of pipeline {pipeline} can't be written now, trying again: {reason}",
+        "파이프라인 {pipeline}의 순서를 지금 기록할 수 없어 다시 시도함: {reason}",
+    ),
+    "relay.stage.incomplete": Words(
+        "Stage {stage} of pipeline {pipeline} has ended, but not all its lines came within {seconds} s",
+        "파이프라인 {pipeline}의 스테이지 {stage} 종료, {seconds}초 안에 모든 로그가 도착하지 않음",
+    ),
+    "relay.scaler.lost": Words("The scaler can't be watched, trying again: {reason}", "스케일러를 감시할 수 없어 다시 시도함: {reason}"),
+    "relay.scaler.attached": Words("The scaler is watched again; it has {workers} workers", "스케일러를 다시 감시함, 워커 {workers}개"),
+    "relay.executor.lost": Words(
+        "Pipeline {pipeline} can't be watched, trying again: {reason}", "파이프라인 {pipeline} 감시가 끊겨 다시 시도함: {reason}"
+    ),
+    "relay.release.retried": Words(
+        "The scaler was not told yet that the lines of {count} workers are stored: {reason}",
+        "워커 {count}개의 로그 저장 완료를 아직 스케일러에 알리지 못함: {reason}",
+    ),
+    "relay.retention.deleted": Words(
+        "Deleted the lines of {workers} ended workers, {freed_bytes} bytes", "종료된 워커 {workers}개의 로그 {freed_bytes}바이트 삭제됨"
+    ),
+    "relay.retention.trimmed": Words(
+        "The spool is full: deleted the oldest {lines} lines of {worker}, which still runs",
+        "저장 공간이 가득 차 실행 중인 {worker}의 가장 오래된 로그 {lines}줄 삭제됨",
+    ),
+    "relay.retention.failed": Words("The lines of {worker} can't be deleted: {reason}", "{worker} 로그를 삭제할 수 없음: {reason}"),
+}
 
 STANDALONE: dict[str, Words] = {}
 

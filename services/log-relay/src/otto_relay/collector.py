@@ -80,8 +80,9 @@ class Collector:
         collected: Callable[[WorkerLog], None],
         joined: Callable[[WorkerLog], None],
     ) -> None:
-        """`patience`: seconds that an ended worker's unreadable source is tried. `collected` is called with each worker whose lines are complete,
-        again whenever the scaler shows it; `joined` with each new one.
+        """`patience`: seconds that an ended worker's unreadable source is tried.
+
+        `collected` is called with each worker whose lines are complete, again whenever the scaler shows it; `joined` with each new one.
         """
         self._registry = registry
         self._source = source

@@ -32,7 +32,7 @@ class HandlerLogs(OttoHandlerLogServiceServicer):
     def __init__(self, pushes: Pushes) -> None:
         self._pushes = pushes
 
-    async def ForwardWorkerLogs(self, request_iterator: AsyncIterator[WorkerLogEntry], context: Context) -> None:  # noqa: N802 - the method's name in the contract
+    async def ForwardWorkerLogs(self, request_iterator: AsyncIterator[WorkerLogEntry], context: Context) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """Stores line by line; each gets its answer, in order; an idle stream stays open."""
         session = self._pushes.open()
         try:

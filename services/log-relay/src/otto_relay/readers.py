@@ -142,7 +142,7 @@ async def _task_lanes(workers: list[WorkerLog], selection: Selection) -> list[La
 
 
 async def task_entries(task: Task, selection: Selection, limits: Limits, linger: float) -> AsyncIterator[list[bytes]]:
-    """The wanted lines of all workers of a task, in the order of time: exactly for what is stored, within `linger` seconds for what follows.
+    """The wanted lines of all workers of a task in the order of time: exact for what is stored, within `linger` seconds for what follows.
 
     Ends when all its workers have ended and all is delivered.
     """

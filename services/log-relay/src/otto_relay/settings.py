@@ -27,8 +27,8 @@ class Settings(msgspec.Struct, frozen=True):
         int,
         Meta(
             ge=1048576,
-            description="Bytes of disk that all kept lines may take; by default 10 GiB. Beyond it the workers that ended first are deleted, "
-            "then the oldest lines of running ones; readers see a gap with a count.",
+            description="Bytes of disk that all kept lines may take; by default 10 GiB. Beyond it the workers that ended first are "
+            "deleted, then the oldest lines of running ones; readers see a gap with a count.",
         ),
     ] = 10737418240
     retention_interval: Annotated[float, Meta(gt=0, description="Seconds between looks at age and size.")] = 30.0
@@ -57,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         Meta(
             gt=0,
-            description="Seconds that the end of a stage waits for the last lines of its workers before readers are told that it has ended without them.",
+            description="Seconds that the end of a stage waits for the last lines of its workers "
+            "before readers are told that it has ended without them.",
         ),
     ] = 60.0
     peer_timeout: Annotated[
@@ -84,13 +85,15 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         Meta(
             gt=0,
-            description="Seconds without an open stream after which a worker that sends its lines itself counts as ended, unless NotifyWorkerStatus says so before.",
+            description="Seconds without an open stream after which a worker that sends its lines itself counts as "
+            "ended, unless NotifyWorkerStatus says so before.",
         ),
     ] = 60.0
     poll_interval: Annotated[
         float,
         Meta(
             gt=0,
-            description="Longest time in seconds between two looks at a followed log file when the kernel reports no change (network file systems never do).",
+            description="Longest time in seconds between two looks at a followed log file when the kernel "
+            "reports no change (network file systems never do).",
         ),
     ] = 1.0

@@ -167,7 +167,7 @@ class FakeScaler(OttoscalerServiceServicer):
         for watcher in self._watchers:
             watcher.put_nowait(event)
 
-    async def WatchWorkers(self, _request: WatchWorkersRequest, context: Any) -> None:  # noqa: N802 - the method's name in the contract
+    async def WatchWorkers(self, _request: WatchWorkersRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """See the contract."""
         queue: asyncio.Queue[WorkerEvent | None] = asyncio.Queue()
         self._watchers.add(queue)
@@ -223,7 +223,7 @@ class FakeExecutor(PipelineServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
         return pipeline_service_pb2.GetPipelineResponse(stages=self.stages[request.pipeline_id])
 
-    async def WatchPipeline(self, request: Any, context: Any) -> None:  # noqa: N802 - the method's name in the contract
+    async def WatchPipeline(self, request: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """See the contract."""
         if request.pipeline_id not in self.said:
             await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
