@@ -188,12 +188,12 @@ class Runner:
                     await self._commit(step)
                 for answer in answers:
                     answer()
-                if run.state.ended and not self._commands:
-                    break
                 self._act(group, run)
+                if run.state.ended and not self._acting:
+                    break
                 await self._sleep(run)
-            for acting in self._acting.values():
-                acting.unwanted.set()
+        for answer in self._take_in(run):
+            answer()
 
     def _take_in(self, run: Run) -> list[Callable[[], None]]:
         """Gives the run everything that has happened. Returns what is to be called once that is stored."""

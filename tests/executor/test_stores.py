@@ -1,0 +1,294 @@
+"""What every RunStore promises, on each of them; and what the SQLite file does when something is wrong with it."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from otto_executor.definition import Definition
+from otto_executor.errors import (
+    PipelineExistsError,
+    RunUnreadableError,
+    SaveConflictError,
+    StoreUnavailableError,
+    StoreUnusableError,
+)
+from otto_executor.progress import Progress
+from otto_executor.retry import Failure, FailureCause
+from otto_executor.run_state import Cancellation, fresh
+from otto_executor.stage import ExtraContainer, Secret, StageSpec, StageStatus, Worker, WorkerStatus
+from otto_executor.stores import Key, RunStore, StoredRun
+from otto_executor.stores.sqlite import SqliteStore, open_store
+from otto_executor.testing.store import MemoryStore
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunStore]:
+    made: RunStore = MemoryStore() if request.param == "memory" else await open_store(tmp_path / "runs.sqlite")
+    yield made
+    await made.close()
+
+
+def record(pipeline_id: str = "p", created_at: float = 1.5) -> StoredRun:
+    stage = StageSpec(
+        "빌드 / 1",
+        depends_on=("x",),
+        env={"A": "é"},
+        secrets=(Secret("T", "s", "k"),),
+        extra_containers=(ExtraContainer("db", env={"B": "c"}),),
+    )
+    definition = Definition(pipeline_id, name="N", stages=(StageSpec("x"), stage), repository="r", commit_sha="c", triggered_by="t")
+    return StoredRun(definition, b"\x00request\xff", fresh(definition, created_at))
+
+
+def message(sequence: int, *, stage_id: str = "x") -> Progress:
+    return Progress(sequence, stage_id, StageStatus.RUNNING, f"message {sequence}", at=2.25, workers=("w",), cause=FailureCause.TIMEOUT)
+
+
+def ended(run: StoredRun, at: float, status: StageStatus = StageStatus.COMPLETED) -> StoredRun:
+    run.state.ended_at, run.state.status = at, status
+    return run
+
+
+async def test_what_was_saved_comes_back_equal(store: RunStore) -> None:
+    """Definition, request, state with all its parts, and messages are the same after loading; the loaded copy is independent."""
+    run = record()
+    await store.create(run, [message(1)])
+    stage = run.state.stages["빌드 / 1"]
+    stage.workers[2] = Worker("w-2", WorkerStatus.FAILED, 3.5, 137, FailureCause.OOM_KILLED, "words")
+    stage.failure = Failure(FailureCause.EXIT_CODE, "exit code 3", 3)
+    run.state.cancellation = Cancellation("by kim", 4.0, after_failure=True)
+    run.state.sequence = 3
+    await store.save(run, [message(2), message(3)], edge=True)
+    loaded = await store.load("p")
+    assert loaded is not None
+    assert loaded == run
+    assert await store.progress("p", 0, 10) == [message(1), message(2), message(3)]
+    assert await store.progress("p", 1, 1) == [message(2)]
+    assert await store.progress("p", 3, 10) == []
+    loaded.state.stages["x"].message = "changed"
+    assert await store.load("p") == run
+
+
+async def test_unknown_ids_are_none(store: RunStore) -> None:
+    """Nothing is known of a run that was not created."""
+    assert await store.load("none") is None
+    assert await store.summary("none") is None
+    assert await store.progress("none", 0, 10) == []
+
+
+async def test_an_id_is_used_once(store: RunStore) -> None:
+    """A second run of the same id is refused, says whether the first has ended, and changes nothing."""
+    run = record()
+    await store.create(run, [message(1)])
+    with pytest.raises(PipelineExistsError, match="running"):
+        await store.create(record(created_at=9.0), [message(1)])
+    await store.save(ended(run, 5.0), (), edge=True)
+    with pytest.raises(PipelineExistsError, match="ALREADY_COMPLETED"):
+        await store.create(record(created_at=9.0), [message(1)])
+    assert await store.load("p") == run
+
+
+async def test_a_stale_save_changes_nothing(store: RunStore) -> None:
+    """Who saves a version that somebody else has replaced gets a conflict; neither state nor messages are touched."""
+    await store.create(record(), [message(1)])
+    mine, other = await store.load("p"), await store.load("p")
+    assert mine is not None
+    assert other is not None
+    await store.save(other, [message(2)], edge=False)
+    with pytest.raises(SaveConflictError):
+        await store.save(mine, [message(2, stage_id="wrong")], edge=False)
+    assert await store.progress("p", 1, 10) == [message(2)]
+    with pytest.raises(SaveConflictError):
+        await store.save(record("never created"), (), edge=False)
+
+
+async def test_unfinished_runs_and_workspaces(store: RunStore) -> None:
+    """Unfinished runs come oldest first; ended ones are listed with their workspaces until these are deleted."""
+    for number, name in enumerate("bac"):
+        await store.create(record(name, created_at=float(number)), ())
+    run = await store.load("a")
+    assert run is not None
+    await store.save(ended(run, 7.0), (), edge=True)
+    assert await store.unfinished() == ["b", "c"]
+    assert await store.workspaces() == [("a", 7.0)]
+    await store.workspace_deleted("a")
+    assert await store.workspaces() == []
+
+
+async def test_pages_are_newest_first_and_undisturbed(store: RunStore) -> None:
+    """Paging by key gives each run once, also those of the same moment, though runs are created meanwhile; a filter selects by status."""
+    for number in range(7):
+        run = record(f"p{number}", created_at=float(number // 2))
+        await store.create(run, ())
+        if number % 3 == 0:
+            await store.save(ended(run, 50.0, StageStatus.FAILED), (), edge=True)
+    seen: list[str] = []
+    after: Key | None = None
+    while page := await store.page((), after, 2):
+        seen += [short.pipeline_id for short in page]
+        after = Key(page[-1].created_at, page[-1].pipeline_id)
+        await store.create(record(f"new{len(seen)}", created_at=100.0), ())
+    assert seen == ["p6", "p5", "p4", "p3", "p2", "p1", "p0"]
+    assert [short.pipeline_id for short in await store.page((StageStatus.FAILED,), None, 10)] == ["p6", "p3", "p0"]
+    assert await store.page((StageStatus.CANCELLED,), None, 10) == []
+
+
+async def test_old_runs_are_forgotten_but_not_their_workspaces(store: RunStore) -> None:
+    """By age and by number, the oldest first; unfinished ones and those with a workspace stay."""
+    for number in range(5):
+        run = record(f"p{number}", created_at=float(number))
+        await store.create(run, [message(1)])
+        await store.save(ended(run, float(number)), (), edge=True)
+        if number != 0:
+            await store.workspace_deleted(f"p{number}")
+    await store.create(record("running", created_at=0.0), ())
+    assert await store.forget(0.0, 10) == 0
+    assert await store.forget(2.0, 10) == 1
+    assert await store.forget(0.0, 2) == 1
+    assert await store.forget(0.0, 2) == 0
+    assert {short.pipeline_id for short in await store.page((), None, 10)} == {"p0", "p3", "p4", "running"}
+    assert await store.progress("p1", 0, 10) == []
+
+
+async def test_a_file_that_is_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second executor on the same file is told so and harms nothing."""
+    path = tmp_path / "runs.sqlite"
+    first = await open_store(path)
+    await first.create(record(), ())
+    script = "import asyncio, pathlib, sys; from otto_executor.stores.sqlite import open_store; asyncio.run(open_store(pathlib.Path(sys.argv[1])))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(path), stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"is in use by another process" in errors
+    await first.workspace_deleted("p")
+    await first.close()
+
+
+async def test_a_killed_process_leaves_everything_it_saved(tmp_path: Path) -> None:
+    """After `kill -9` in the middle of writing, the file opens, and what had been answered is there without holes."""
+    path = tmp_path / "runs.sqlite"
+    script = """
+import asyncio, pathlib, sys
+sys.path.insert(0, sys.argv[2])
+from test_stores import message, record
+from otto_executor.stores.sqlite import open_store
+
+async def main():
+    store = await open_store(pathlib.Path(sys.argv[1]))
+    run = record()
+    await store.create(run, [message(1)])
+    for number in range(2, 100000):
+        run.state.sequence = number
+        await store.save(run, [message(number)], edge=number % 10 == 0)
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(path), str(Path(__file__).parent), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    answered = 0
+    while answered < 200:
+        answered = int(await process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    answered = int(((await process.stdout.read()).split() or [answered])[-1])
+    await process.wait()
+    store = await open_store(path)
+    run = await store.load("p")
+    assert run is not None
+    kept = await store.progress("p", 0, 1_000_000)
+    assert [p.sequence for p in kept] == list(range(1, run.state.sequence + 1))
+    assert run.state.sequence >= answered
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no database at all, " * 100, "no database, or a damaged one"),
+        ("CREATE TABLE t (a)", "not one of runs"),
+        ("PRAGMA application_id = 1330926671; PRAGMA user_version = 99; CREATE TABLE t (a)", "newer version"),
+    ],
+    ids=["not a database", "foreign", "newer"],
+)
+async def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, content: bytes | str, words: str) -> None:
+    """It is refused with what is wrong and what to do, and not a byte of it changes."""
+    path = tmp_path / "runs.sqlite"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        connection = sqlite3.connect(path)
+        connection.executescript(content)
+        connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnusableError, match=words) as raised:
+        await open_store(path)
+    assert "OTTO_EXECUTOR_DATABASE" in str(raised.value)
+    assert path.read_bytes() == before
+
+
+async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """Pages overwritten with garbage are noticed at the start, not when a run is needed."""
+    path = tmp_path / "runs.sqlite"
+    store = await open_store(path)
+    for number in range(50):
+        await store.create(record(f"p{number}"), [message(1)])
+    await store.close()
+    raw = bytearray(path.read_bytes())
+    raw[4096 * 2 : 4096 * 4] = os.urandom(4096 * 2)
+    path.write_bytes(raw)
+    with pytest.raises(StoreUnusableError, match="damaged"):
+        await open_store(path)
+
+
+async def test_a_directory_that_can_not_be_used_is_named(tmp_path: Path) -> None:
+    """The text says which path and what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnusableError, match="file/runs.sqlite can't be opened"):
+        await open_store(tmp_path / "file" / "runs.sqlite")
+
+
+async def test_a_run_that_can_not_be_understood_harms_no_other(tmp_path: Path) -> None:
+    """It is told as such; the rest is there."""
+    path = tmp_path / "runs.sqlite"
+    store = await open_store(path)
+    await store.create(record("good"), ())
+    await store.create(record("bad"), ())
+    await store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE runs SET state = '{\"stages\": 7}' WHERE pipeline_id = 'bad'")
+    connection.commit()
+    connection.close()
+    store = await open_store(path)
+    with pytest.raises(RunUnreadableError, match="bad"):
+        await store.load("bad")
+    assert await store.load("good") is not None
+    await store.close()
+
+
+async def test_a_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
+    """A write that finds no room raises StoreUnavailableError, changes nothing, and works again when there is room."""
+    store = await open_store(tmp_path / "runs.sqlite")
+    await store.create(record(), [message(1)])
+    run = await store.load("p")
+    assert run is not None
+    limit(store, 1)
+    with pytest.raises(StoreUnavailableError, match="full"):
+        await store.save(run, [message(n, stage_id="x" * 1000) for n in range(2, 60)], edge=True)
+    limit(store, 1_000_000)
+    assert await store.progress("p", 1, 10) == []
+    await store.save(run, [message(2)], edge=True)
+    assert await store.progress("p", 1, 10) == [message(2)]
+    await store.close()
+
+
+def limit(store: SqliteStore, pages: int) -> None:
+    """SQLite answers as on a full disk when the file would need more than this many pages (or more than it has)."""
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
