@@ -111,7 +111,7 @@ async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, lo
     messages = client.run(request)
     if detach:
         await anext(messages)
-        print(request.pipeline_id)
+        print(request.pipeline_id, flush=True)
         notice(f"watch it with: ottoctl pipeline watch {request.pipeline_id}")
         return exit_codes.COMPLETED
     return await _show(client, request.pipeline_id, messages, logs=logs)
