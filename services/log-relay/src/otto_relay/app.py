@@ -24,7 +24,7 @@ from otto_relay.settings import Settings
 from otto_relay.sources.file import FileSource
 from otto_relay.sources.protocol import LogSource
 from otto_relay.tracking import Tracker
-from otto_relay.workers import Releases, watch_workers
+from otto_relay.workers import Releases, ScalerFleet, watch_workers
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
@@ -110,7 +110,7 @@ def _composed(settings: Settings, registry: Registry, source: LogSource, scaler:
     )
     pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.push_idle)
     retention = Retention(registry, settings.retention_seconds, settings.retention_bytes)
-    streaming = LogStreaming(settings, registry, tracker, pushes)
+    streaming = LogStreaming(settings, registry, tracker, pushes, ScalerFleet(workers, settings.peer_timeout))
 
     def register(server: grpc.aio.Server) -> None:
         streaming.register(server)

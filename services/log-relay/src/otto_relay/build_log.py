@@ -150,12 +150,14 @@ class BuildLog:
         """A worker belongs to the pipeline. Raises SpoolWriteError; repeating it is harmless."""
         if worker_id in self._member_index:
             return
-        self._stage(stage_id)
-        self._note({"worker": worker_id, "stage": stage_id, "attempt": attempt})
-        self._add_member(worker_id, stage_id, attempt)
+        if stage_id:
+            self._stage(stage_id)
+        self._note({"index": len(self.members), "worker": worker_id, "stage": stage_id, "attempt": attempt})
+        self._put_member(len(self.members), Member(worker_id, stage_id, attempt))
         if self.ended:
             self._note({"ended": False})
             self.ended = False
+            self.open()
         self.bell.ring()
 
     def describe(self, stages: Iterable[Stage]) -> None:
@@ -163,8 +165,9 @@ class BuildLog:
         for stage in stages:
             index = self._stage_index.get(stage.stage_id)
             if index is None or self.stages[index] != stage:
-                self._note({"stage": stage.stage_id, "name": stage.name, "type": stage.type})
-                self._put_stage(stage)
+                index = len(self.stages) if index is None else index
+                self._note({"index": index, "stage": stage.stage_id, "name": stage.name, "type": stage.type})
+                self._put_stage(index, stage)
 
     def stage(self, stage_id: str) -> Stage:
         """A stage that was heard of."""
@@ -275,14 +278,13 @@ class BuildLog:
             try:
                 note = json.loads(line)
             except ValueError:
-                # Entries refer to names by their place, so a damaged line still takes one.
-                note = {"worker": "", "stage": "", "attempt": 0}
+                continue
             if "pipeline" in note:
                 self.pipeline_id = note["pipeline"]
             elif "worker" in note:
-                self._add_member(note["worker"], note["stage"], note["attempt"])
+                self._put_member(note["index"], Member(note["worker"], note["stage"], note["attempt"]))
             elif "stage" in note:
-                self._put_stage(Stage(note["stage"], note["name"], note["type"]))
+                self._put_stage(note["index"], Stage(note["stage"], note["name"], note["type"]))
             elif "ended" in note:
                 self.ended = note["ended"]
         return bool(self.pipeline_id)
@@ -290,22 +292,22 @@ class BuildLog:
     def _stage(self, stage_id: str) -> int:
         index = self._stage_index.get(stage_id)
         if index is None:
-            self._note({"stage": stage_id, "name": "", "type": 0})
-            index = self._put_stage(Stage(stage_id))
+            index = len(self.stages)
+            self._note({"index": index, "stage": stage_id, "name": "", "type": 0})
+            self._put_stage(index, Stage(stage_id))
         return index
 
-    def _put_stage(self, stage: Stage) -> int:
-        index = self._stage_index.get(stage.stage_id)
-        if index is None:
-            index = self._stage_index[stage.stage_id] = len(self.stages)
-            self.stages.append(stage)
-        else:
-            self.stages[index] = stage
-        return index
+    # Entries refer to names by their index, so a name that was damaged leaves its place empty.
 
-    def _add_member(self, worker_id: str, stage_id: str, attempt: int) -> None:
-        self._member_index[worker_id] = len(self.members)
-        self.members.append(Member(worker_id, stage_id, attempt))
+    def _put_stage(self, index: int, stage: Stage) -> None:
+        self.stages += [Stage("") for _ in range(index + 1 - len(self.stages))]
+        self.stages[index] = stage
+        self._stage_index[stage.stage_id] = index
+
+    def _put_member(self, index: int, member: Member) -> None:
+        self.members += [Member("", "", 0) for _ in range(index + 1 - len(self.members))]
+        self.members[index] = member
+        self._member_index[member.worker_id] = index
 
     def _append(self, data: bytes) -> None:
         self._files.write(self._directory / _ORDER, data, self.count * ENTRY_BYTES)

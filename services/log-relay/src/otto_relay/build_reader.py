@@ -14,8 +14,8 @@ from otto_relay.selection import Selection
 from otto_relay.spool import Cursor
 from otto_relay.wire import GAP, HEARTBEAT, REPLAYED, STAGE_FINISHED, STAGE_STARTED, build_line, build_mark, dropped_field, stage_fields
 
-_ENTRIES = 2048
-"""Entries per look into the order: 32 KiB."""
+_ENTRIES = 1024
+"""Entries per look into the order: 16 KiB, and some milliseconds of work."""
 _GONE = "gone"
 """In place of a record: it is not kept any more, or damaged."""
 
@@ -145,6 +145,8 @@ class BuildReader:
         )
 
     def _stage_fields(self, stage_id: str, attempt: int) -> bytes:
+        if not stage_id:
+            return stage_fields(self._build.pipeline_id, "", "", 0, attempt)
         stage = self._build.stage(stage_id)
         return stage_fields(self._build.pipeline_id, stage_id, stage.name or stage_id, stage.type, attempt)
 
@@ -189,6 +191,10 @@ class BuildReader:
             elif kind in {STARTED, FINISHED} and index < len(stages):
                 stage_id = stages[index].stage_id
                 if not self._selected(stage_id, value, None):
+                    self._place = sequence
+                    continue
+                if not stage_id:
+                    self._lost += 1
                     self._place = sequence
                     continue
                 mark = STAGE_STARTED if kind == STARTED else STAGE_FINISHED

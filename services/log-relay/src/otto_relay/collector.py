@@ -92,6 +92,8 @@ class Collector:
         self._joined = joined
         self._followed: dict[str, _Followed] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._later: dict[str, Observed] = {}
+        """New workers that have the name of one that is still being collected."""
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """The group that owns the tasks; before this nothing may be observed."""
@@ -114,17 +116,19 @@ class Collector:
             known.reopen(seen.uid)
         elif seen.uid and known.facts.uid != seen.uid:
             if seen.worker_id in self._followed:
-                # The last one of that name is still being read to its end; the next snapshot or change brings this one again.
+                self._later[seen.worker_id] = seen
                 self._followed[seen.worker_id].ending.set()
                 return
             known.reopen(seen.uid)
             self._joined(known)
         followed = self._followed.get(seen.worker_id)
         if followed is None:
-            if known.ended:
+            if known.ended and (seen.phase != FINISHED or known.facts.durable):
                 if seen.phase == FINISHED:
                     self._collected(known)
                 return
+            if known.ended:
+                known.check_again()
             if seen.phase == PENDING:
                 return
             followed = self._follow(known, started=seen.started)
@@ -157,6 +161,15 @@ class Collector:
             await self._to_the_end(known, followed)
         finally:
             del self._followed[known.worker_id]
+        later = self._later.pop(known.worker_id, None)
+        while later is not None:
+            try:
+                self.observe(later)
+            except SpoolWriteError as error:
+                log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
+                await asyncio.sleep(_LONGEST_DELAY)
+            else:
+                return
         if not known.removed:
             self._collected(known)
 
@@ -167,14 +180,18 @@ class Collector:
         while not known.removed:
             stored = known.spool.last
             try:
+                if known.ended:
+                    await self._make_durable(known)
+                    return
                 if not notice:
                     notice = await self._collect(known, followed)
                 if notice:
                     known.append([_notice(notice, known.position)])
                     log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": notice})
                     notice = ""
-                await asyncio.to_thread(known.sync)
                 known.end()
+                log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
+                await self._make_durable(known)
             except (SourceError, SpoolWriteError, OSError) as error:
                 log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
                 if isinstance(error, SourceError) and followed.ending.is_set():
@@ -182,10 +199,15 @@ class Collector:
                     if time.monotonic() > give_up:
                         notice = "this worker's log or the values to mask in it can't be read; lines after this one are missing"
             else:
-                log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
                 return
             delay = _FIRST_DELAY if known.spool.last > stored else min(delay * 2, _LONGEST_DELAY)
             await asyncio.sleep(delay)
+
+    async def _make_durable(self, known: WorkerLog) -> None:
+        """Readers need not wait for it, but the scaler may delete the source after it."""
+        await asyncio.to_thread(known.sync)
+        known.facts.durable = True
+        known.save()
 
     async def _collect(self, known: WorkerLog, followed: _Followed) -> str:
         """Reads to the worker's end; returns the words of a notice if something is missing."""
@@ -199,7 +221,7 @@ class Collector:
                 return 0
             return masker.cut(text, self._max_line_bytes)
 
-        log.info("relay.worker.following", extra={"worker": known.worker_id, "stored": known.spool.last})
+        log.debug("relay.worker.following", extra={"worker": known.worker_id, "stored": known.spool.last})
         try:
             async with aclosing(self._source.lines(known.worker_id, known.position, ending, split)) as batches:  # type: ignore[type-var]  # an async generator behind an AsyncIterator
                 async for batch in batches:

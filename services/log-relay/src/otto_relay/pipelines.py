@@ -42,14 +42,14 @@ class ExecutorRuns:
         """All that was and will be said of a run; a lost stream goes on after the last message. Raises UnknownLogError."""
         backoff = Backoff()
         last = 0
-        lost = False
+        failures = 0
         while True:
             reason = "the stream ended"
             try:
                 async for message in self._stub.WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id, after_sequence=last)):
                     last = max(last, message.sequence)
                     backoff.reset()
-                    lost = False
+                    failures = 0
                     yield progress_of(message)
                     if is_final(message):
                         return
@@ -57,7 +57,7 @@ class ExecutorRuns:
                 if error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
                     raise UnknownLogError(f"NOT_FOUND: no pipeline {pipeline_id!r}") from error
                 reason = f"{error.code().name}: {error.details()}"
-            if not lost:
+            failures += 1
+            if failures == 2:
                 log.warning("relay.executor.lost", extra={"pipeline": pipeline_id, "reason": reason})
-                lost = True
             await asyncio.sleep(backoff.next_delay())

@@ -35,6 +35,8 @@ class Registry:
         self.workers: dict[str, WorkerLog] = {}
         self.tasks: dict[str, Task] = {}
         self.builds: dict[str, BuildLog] = {}
+        self.bell = Bell()
+        """Rung when a worker has become known."""
         self._workers_dir = directory / "workers"
         self._builds_dir = directory / "pipelines"
         self._files = files
@@ -54,7 +56,7 @@ class Registry:
             if facts is not None:
                 self._put(WorkerLog(facts, directory, self._files, self._segment_bytes))
         for log in self.workers.values():
-            if log.order is not None and not log.ended:
+            if log.order is not None and not self.builds[log.facts.pipeline_id].ended:
                 log.place()
 
     def _put(self, log: WorkerLog) -> None:
@@ -68,6 +70,7 @@ class Registry:
         task.workers.append(log)
         self.workers[facts.worker_id] = log
         task.bell.ring()
+        self.bell.ring()
 
     def add(self, facts: Facts) -> WorkerLog:
         """A new worker, written down. Raises SpoolWriteError."""

@@ -6,13 +6,13 @@ What goes out is bytes already (see `wire`), so the methods that give out lines 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from otto_relay.build_reader import BuildReader
-from otto_relay.errors import InvalidRequestError, UnknownLogError
+from otto_relay.errors import InvalidRequestError, NotReadyError, UnknownLogError
 from otto_relay.lanes import Limits
 from otto_relay.push import Answer, Pushes
 from otto_relay.readers import task_entries, worker_entries
@@ -38,10 +38,19 @@ RETRY_PAUSE = 0.2
 _ANSWERS = {Answer.STORED: LogResponse.ACK, Answer.AGAIN: LogResponse.RETRY, Answer.NEVER: LogResponse.DROP}
 
 
+class Fleet(Protocol):
+    """What the scaler says of workers that are not known here."""
+
+    async def has(self, worker_id: str, task_id: str) -> bool:
+        """Whether there is such a worker, or any of such a task. Raises NotReadyError."""
+        ...
+
+
 class LogStreaming:
     """The servicer."""
 
-    def __init__(self, settings: Settings, registry: Registry, tracker: Tracker, pushes: Pushes) -> None:
+    def __init__(self, settings: Settings, registry: Registry, tracker: Tracker, pushes: Pushes, fleet: Fleet) -> None:
+        self._fleet = fleet
         self._settings = settings
         self._registry = registry
         self._tracker = tracker
@@ -96,7 +105,7 @@ class LogStreaming:
     async def StreamWorkerLogs(self, request: WorkerIdentifier, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
         """One line a message."""
         target = worker_target(request, self._settings.max_tail_lines)
-        async with aclosing(self._worker_entries(target, self._single)) as batches:
+        async with aclosing(await self._worker_entries(target, self._single)) as batches:
             async for batch in batches:
                 for entry in batch:
                     yield entry
@@ -114,7 +123,7 @@ class LogStreaming:
         which = request.WhichOneof("target")
         if which == "worker":
             target = worker_target(request.worker, self._settings.max_tail_lines, "worker.")
-            async with aclosing(self._worker_entries(target, self._batched)) as batches:
+            async with aclosing(await self._worker_entries(target, self._batched)) as batches:
                 async for batch in batches:
                     yield entry_batch(batch)
         elif which == "build":
@@ -125,25 +134,49 @@ class LogStreaming:
         else:
             raise InvalidRequestError("target: give worker or build")
 
-    def _worker_entries(self, target: WorkerTarget, limits: Limits) -> Any:
+    async def _worker_entries(self, target: WorkerTarget, limits: Limits) -> Any:
+        await self._appears(target.worker_id, target.task_id)
         if target.worker_id:
             known = self._registry.workers.get(target.worker_id)
             if known is None or (target.task_id and known.facts.task_id != target.task_id):
                 of_task = f" of task {target.task_id!r}" if target.task_id else ""
                 raise UnknownLogError(f"NOT_FOUND: no worker {target.worker_id!r}{of_task}, or its lines are not kept any more")
+            if target.selection.after_sequence > known.spool.last:
+                raise InvalidRequestError(f"selection.after_sequence: the last sequence of this worker is {known.spool.last}")
             return worker_entries(known, target.selection, limits)
         task = self._registry.tasks.get(target.task_id)
         if task is None:
             raise UnknownLogError(f"NOT_FOUND: no worker of task {target.task_id!r}, or their lines are not kept any more")
         return task_entries(task, target.selection, limits, self._settings.merge_linger)
 
+    async def _appears(self, worker_id: str, task_id: str) -> None:
+        """A worker that was just made is known to the scaler some milliseconds before it is known here: waits for it."""
+        registry = self._registry
+
+        def here() -> bool:
+            return worker_id in registry.workers if worker_id else task_id in registry.tasks
+
+        if here() or not await self._fleet.has(worker_id, task_id):
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.peer_timeout
+        while not here():
+            left = deadline - loop.time()
+            if left <= 0:
+                raise NotReadyError("the scaler has this worker, but has not shown it yet; try again")
+            await registry.bell.wait(left)
+
     async def _build_entries(self, target: BuildTarget, limits: Limits) -> Any:
         build = await self._tracker.find(target.pipeline_id, self._settings.peer_timeout)
         part = target.part
         if part.stage_id and not build.has_stage(part.stage_id):
+            if not (build.described or build.ended):
+                raise NotReadyError("the pipeline-executor can't be asked about this pipeline now; try again")
             raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no stage {part.stage_id!r}")
         if part.worker_id and not build.has_member(part.worker_id):
-            raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no worker {part.worker_id!r}, or not yet")
+            await self._appears(part.worker_id, "")
+        if part.worker_id and not build.has_member(part.worker_id):
+            raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no worker {part.worker_id!r}")
         if target.selection.after_sequence > build.count:
             raise InvalidRequestError(f"selection.after_sequence: the last sequence of this pipeline is {build.count}")
         return BuildReader(self._registry, build, part, target.selection).entries(limits, self._settings.heartbeat)

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
         ),
     ] = 60.0
     peer_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds that a reader waits for the executor's word on a pipeline that is not known here.")
+        float, Meta(gt=0, description="Seconds that a reader waits for the executor's or scaler's word on what is not known here.")
     ] = 5.0
     release_interval: Annotated[
         float,

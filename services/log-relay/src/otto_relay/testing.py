@@ -17,7 +17,14 @@ from otto_relay.errors import SourceError, SourceLostError
 from otto_relay.sources.protocol import Ending, Line, Split
 from otto_relay.wire import rfc3339
 from ottoscaler.v1 import pipeline_pb2, pipeline_service_pb2, stage_pb2
-from ottoscaler.v1.ottoscaler_service_pb2 import ReleaseWorkersRequest, ReleaseWorkersResponse, WatchWorkersRequest, WorkerEvent
+from ottoscaler.v1.ottoscaler_service_pb2 import (
+    ReleaseWorkersRequest,
+    ReleaseWorkersResponse,
+    WatchWorkersRequest,
+    WorkerEvent,
+    WorkerStatusRequest,
+    WorkerStatusResponse,
+)
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer, add_OttoscalerServiceServicer_to_server
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
 from ottoscaler.v1.worker_pb2 import WorkerPodStatus
@@ -179,6 +186,15 @@ class FakeScaler(OttoscalerServiceServicer):
                 await context.write(event)
         finally:
             self._watchers.discard(queue)
+
+    async def GetWorkerStatus(self, request: WorkerStatusRequest, _context: Any) -> WorkerStatusResponse:  # noqa: N802 - the contract's name
+        """See the contract."""
+        found = [
+            worker
+            for worker in self.workers.values()
+            if request.worker_pod_name in {"", worker.pod_name} and request.task_id in {"", worker.task_id}
+        ]
+        return WorkerStatusResponse(total_count=len(found), workers=found)
 
     async def ReleaseWorkers(self, request: ReleaseWorkersRequest, _context: Any) -> ReleaseWorkersResponse:  # noqa: N802 - the method's name in the contract
         """See the contract."""

@@ -60,6 +60,8 @@ class Facts:
     """Seconds since 1970."""
     ended: float = 0.0
     """Seconds since 1970 when all its lines were stored; 0: not yet."""
+    durable: bool = False
+    """It has ended, and its lines survive a power cut."""
     last: int = 0
     """Its last sequence, once it has ended."""
     size: int = 0
@@ -184,7 +186,13 @@ class WorkerLog:
         self.facts.position_from = self.spool.last
         self.facts.uid = uid
         self.facts.ended = 0.0
+        self.facts.durable = False
         self.save()
+
+    def check_again(self) -> None:
+        """It ended, but the process did before that was durable: what the disk has is looked at, and the rest collected again."""
+        self.facts.ended = 0.0
+        self.release_files()
 
     def save(self) -> None:
         """Writes the facts down. Raises SpoolWriteError."""
@@ -198,12 +206,12 @@ class WorkerLog:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
 
     def sync(self) -> None:
-        """Makes its lines durable; blocks for milliseconds."""
+        """Makes its lines durable; blocks for as long as the disk needs. Raises OSError."""
         self.spool.sync()
 
     def release_files(self) -> None:
-        """Gives back memory and descriptors of a log that nobody reads now; it is opened again when needed."""
-        if self._spool is not None and self.ended:
+        """Gives back memory and descriptors; readers go on, and it is opened again when needed. Not while lines may be appended."""
+        if self._spool is not None:
             self._spool.close()
             self._spool = None
 

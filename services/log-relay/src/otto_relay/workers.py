@@ -9,10 +9,10 @@ import grpc.aio
 
 from otto_relay.bell import Bell
 from otto_relay.collector import Collector
-from otto_relay.errors import SpoolWriteError
+from otto_relay.errors import NotReadyError, SpoolWriteError
 from otto_relay.translate import observed
 from otto_runtime.tasks import Backoff
-from ottoscaler.v1.ottoscaler_service_pb2 import ReleaseWorkersRequest, WatchWorkersRequest, WorkerEvent
+from ottoscaler.v1.ottoscaler_service_pb2 import ReleaseWorkersRequest, WatchWorkersRequest, WorkerEvent, WorkerStatusRequest
 
 if TYPE_CHECKING:
     from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceAsyncStub
@@ -27,6 +27,7 @@ async def watch_workers(stub: "OttoscalerServiceAsyncStub", collector: Collector
     """Shows the collector every worker, for ever; `synced` is called after each complete snapshot. A scaler that is away is waited for."""
     backoff = Backoff()
     attached = True
+    failures = 0
     while True:
         reason = "the stream ended"
         try:
@@ -39,6 +40,7 @@ async def watch_workers(stub: "OttoscalerServiceAsyncStub", collector: Collector
                     if not attached:
                         log.info("relay.scaler.attached", extra={"workers": len(shown)})
                     attached = True
+                    failures = 0
                     backoff.reset()
                     synced()
                 elif event.type == WorkerEvent.TYPE_DELETED:
@@ -51,10 +53,30 @@ async def watch_workers(stub: "OttoscalerServiceAsyncStub", collector: Collector
             reason = f"{error.code().name}: {error.details()}"
         except SpoolWriteError as error:
             reason = str(error)
-        if attached:
+        failures += 1
+        # A stream that ends once is how a scaler stops; the next attempt tells whether it is away.
+        if attached and failures > 1:
             log.warning("relay.scaler.lost", extra={"reason": reason})
             attached = False
         await backoff.wait()
+
+
+class ScalerFleet:
+    """Asks the scaler about single workers."""
+
+    def __init__(self, stub: "OttoscalerServiceAsyncStub", timeout: float) -> None:
+        """`timeout` in seconds."""
+        self._stub = stub
+        self._timeout = timeout
+
+    async def has(self, worker_id: str, task_id: str) -> bool:
+        """Whether there is such a worker, or any of such a task. Raises NotReadyError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._stub.GetWorkerStatus(WorkerStatusRequest(worker_pod_name=worker_id, task_id=task_id))
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            raise NotReadyError("the scaler can't be asked about this worker now; try again") from error
+        return answer.total_count > 0
 
 
 class Releases:
