@@ -36,7 +36,11 @@ async def test_lists_every_service(standalone: Standalone) -> None:
 @pytest.mark.parametrize(
     ("method", "data", "expected"),
     [
-        ("OttoscalerService/ScaleUp", '{"task_id": "t", "worker_count": 1, "build_config": {"otto.command": "echo hi"}}', "worker_pod_names"),
+        (
+            "OttoscalerService/ScaleUp",
+            '{"task_id": "t", "worker_count": 1, "build_config": {"otto.command": "echo hi"}}',
+            "worker_pod_names",
+        ),
         ("OttoscalerService/GetWorkerStatus", "{}", "{"),
         ("OttoscalerService/ScaleDown", '{"task_id": "t"}', "message"),
         ("OttoscalerService/ReleaseWorkers", "{}", "{"),
