@@ -68,6 +68,30 @@ async def test_an_open_stream_ends_with_ok(serve: Serve, name: str, handler: Any
         await trial.ended()
 
 
+@pytest.mark.parametrize("round_", range(5))
+@pytest.mark.parametrize("style", ["generator", "context.write"])
+async def test_streams_in_the_middle_of_writes_end_with_ok(serve: Serve, style: str, round_: int) -> None:
+    """Streams that write their first messages or write at full speed when the stop comes end with OK, none hangs or is cut off."""
+    message = b"x" * 1000
+
+    async def generates(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        while True:
+            yield message
+
+    async def writes(request: bytes, context: Any) -> None:
+        while True:
+            await context.write(message)
+
+    async with serve(stream=generates if style == "generator" else writes) as trial:
+        calls = [trial.stream()(b"") for _ in range(20)]
+        for call in calls:
+            assert await call.read() == message
+        ends = [asyncio.create_task(ok_end(call)) for call in calls]
+        trial.stop.set()
+        assert set(await asyncio.gather(*ends)) == {grpc.StatusCode.OK}
+        await trial.ended()
+
+
 async def test_two_hundred_open_streams_end_within_a_second(serve: Serve) -> None:
     """Many open streams all end with OK, and the stop takes less than a second."""
     async with serve(stream=yields_then_waits) as trial:

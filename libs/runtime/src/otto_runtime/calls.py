@@ -154,6 +154,8 @@ class Calls(grpc.aio.ServerInterceptor):
         """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
         task = asyncio.current_task()
         assert task is not None
+        if stream:
+            await _open(context)
         call = _Call(task, method, stream)
         self._running.add(call)
         _CALLS.set(self)
@@ -227,6 +229,18 @@ class Calls(grpc.aio.ServerInterceptor):
         if status.error_id:
             _log_failure(call.method, error, status.error_id)
         return status
+
+
+async def _open(context: Context) -> None:
+    """Sends a stream's initial metadata before anything of ours can cancel its handler.
+
+    A handler cancelled in its first write leaves grpc.aio in doubt whether they were sent; it then sends them again with the status, which
+    gRPC's core refuses, so that the stream would never end.
+    """
+    try:
+        await context.send_initial_metadata(())
+    except grpc.aio.InternalError as error:  # the caller is gone already
+        raise asyncio.CancelledError from error
 
 
 async def _all_left(calls: list[_Call], timeout: float) -> list[_Call]:

@@ -10,6 +10,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import msgspec
 
+# The core of gRPC would mix lines of its own into our log; what matters of them reaches us as exceptions. It reads this when imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from otto_runtime import logs
 from otto_runtime.errors import leaves
 from otto_runtime.server import Component, PortTaken, bound
@@ -73,8 +76,6 @@ def main(name: str, kinds: Mapping[str, type[msgspec.Struct]], compose: Callable
     runtime = settings[0]
     assert isinstance(runtime, RuntimeSettings)
     logs.configure(runtime)
-    # gRPC's core would mix lines of its own into the log; what matters of them reaches us as exceptions
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for variable in misspelt:
         log.warning("runtime.setting_unknown", extra={"variable": variable})
     try:

@@ -39,12 +39,13 @@ from otto_runtime.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 3.0
+"""How long the last export may take; a stop does not wait longer for a collector that is gone."""
 
 
 @asynccontextmanager
 async def exporting(settings: RuntimeSettings, service: str) -> AsyncIterator[None]:
-    """Exports spans as they end and metrics every `otlp_interval` seconds while entered; flushes at the end, at most 5 seconds.
+    """Exports spans as they end and metrics every `otlp_interval` seconds while entered; flushes at the end, at most FLUSH_SECONDS.
 
     The tracer provider is the process's, so this can be entered once per process.
     """

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 """How long a stop waits, after all handlers have ended, for what is on its way to clients. A client that does not read never takes it."""
-TELEMETRY_SECONDS = 5.0
+TELEMETRY_SECONDS = 3.0
 """How long telemetry may take to flush."""
 
 
@@ -79,6 +79,8 @@ class Host:
         self._settings = settings
         self.address = address
         """Host and port that a client on this machine can dial."""
+        self.started = False
+        """Whether `serve` has been entered so far that the server was started."""
 
     async def serve(self, components: Sequence[Component], stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then stops in stages.
@@ -95,6 +97,7 @@ class Host:
         for component in components:
             component.register(self._server)
             self._calls.add_public_errors(component.public_errors)
+        self.started = True
         await self._server.start()
         log.info("runtime.serving", extra={"address": self.address})
         waiting = set(names)
@@ -191,7 +194,10 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             f"OTTO_LISTEN={settings.listen}: the address can't be listened on; is another instance running there, or is the address "
             "not one of this machine's? Stop the other one, or choose another address (port 0 takes a free one)"
         ) from error
+    held = Host(server, calls, address.dialable(port), settings)
     try:
-        yield Host(server, calls, address.dialable(port), settings)
+        yield held
     finally:
+        if not held.started:
+            await server.start()  # grpc.aio gives the port of a server that never started back only when the process ends
         await server.stop(None)

@@ -50,7 +50,7 @@ def current_traceparent() -> str:
 
 @asynccontextmanager
 async def telemetry(settings: RuntimeSettings, service: str) -> AsyncIterator[None]:
-    """Serves `/metrics` and exports to OTLP while it is entered; at the end what is left is flushed, for at most 5 seconds.
+    """Serves `/metrics` and exports to OTLP while it is entered; at the end what is left is flushed, for at most 3 seconds.
 
     Raises MetricsPortTaken. Flushing happens in a thread, so that an endpoint that does not answer holds up nothing but the end itself.
     """

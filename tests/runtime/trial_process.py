@@ -1,0 +1,77 @@
+"""A service of one stream and two unary methods, started by `otto_runtime.launch.main`: what the process tests run."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+from prometheus_client import Counter
+
+from otto_runtime.launch import Compose, StartError, main
+from otto_runtime.server import Component
+from otto_runtime.settings import RuntimeSettings
+from otto_runtime.telemetry import current_traceparent
+
+MODE = os.environ.get("TRIAL_MODE", "")
+
+
+async def hold(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    yield b"first"
+    await asyncio.Event().wait()
+
+
+async def trace(request: bytes, context: Any) -> bytes:
+    return current_traceparent().encode()
+
+
+async def count(request: bytes, context: Any) -> bytes:
+    """Makes a family of metrics that was not there when exporting began."""
+    Counter("otto_trial_late_total", "Appears late.", ("kind",)).labels("첫째").inc(3)
+    return b""
+
+
+async def fail(request: bytes, context: Any) -> bytes:
+    raise ValueError("the-database-password")
+
+
+async def stay(request: bytes, context: Any) -> bytes:
+    """Ends by nothing."""
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+
+
+async def run(ready: Callable[[], None]) -> None:
+    ready()
+    if MODE == "fails":
+        raise ValueError("background work is broken")
+    await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def root() -> AsyncIterator[Component]:
+    if MODE == "cannot start":
+        raise StartError("the thing is missing; make one")
+    methods: dict[str, Any] = {
+        "hold": grpc.unary_stream_rpc_method_handler(hold),
+        **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (trace, count, fail, stay)},
+    }
+    generic = grpc.method_handlers_generic_handler("test.Trial", methods)
+    yield Component("trial", ("test.Trial",), lambda server: server.add_generic_rpc_handlers((generic,)), run)
+
+
+def compose(settings: Sequence[msgspec.Struct]) -> Compose:
+    def roots(address: str, runtime: RuntimeSettings) -> list[AbstractAsyncContextManager[Component]]:
+        return [root()]
+
+    return roots
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("trial", {"OTTO": RuntimeSettings}, compose))
