@@ -39,8 +39,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is committed and write nothing")
     arguments = parser.parse_args()
     text = README.read_text()
+    if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
+        print(f"README.md has to hold the lines {BEGIN} and {END} once, in this order", file=sys.stderr)
+        return 1
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    after = rest.partition(END)[2]
     fresh = before + BEGIN + "\n".join(["", *tables()]) + "\n" + END + after
     if arguments.check:
         if fresh != text:

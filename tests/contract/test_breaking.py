@@ -51,3 +51,29 @@ def test_a_bent_contract_is_noticed(tmp_path: Path, file: str, good: str, bent: 
     assert good in text
     path.write_text(text.replace(good, bent))
     assert breaking(tmp_path).returncode != 0
+
+
+def test_the_first_commit_is_what_nothing_may_break() -> None:
+    """`make verify` compares with the last release, before the first one with the first commit: that passes today."""
+    first = subprocess.run(
+        ["git", "rev-list", "--max-parents=0", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    if subprocess.run(["git", "cat-file", "-e", f"{first}:buf.yaml"], cwd=ROOT, check=False, capture_output=True).returncode:
+        pytest.skip("the clone is shallow: its first commit is not the first one")
+    result = subprocess.run(
+        [str(BUF), "breaking", "--against", f".git#ref={first}"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_stale_generated_code_is_noticed(tmp_path: Path) -> None:
+    """`generate.py --check` fails, naming the file, when a proto says something else than the committed code."""
+    for name in ("protos", "libs/contracts"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, str(tmp_path / "libs/contracts/tools/generate.py"), "--check"]
+    assert subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).returncode == 0
+    path = tmp_path / "protos/ottoscaler/v1/log.proto"
+    path.write_text(path.read_text().replace("bool replayed = 101;", "bool replayed = 101;\n  // New.\n  bool brand_new = 103;"))
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "ottoscaler/v1/log_pb2.py is not what protos/ says" in result.stderr

@@ -19,6 +19,7 @@ class Sample(msgspec.Struct, frozen=True):
     required: Annotated[str, Meta(description="Has no default.")]
     count: Annotated[int, Meta(ge=1, description="How many.")] = 3
     seconds: Annotated[float, Meta(gt=0, description="How long, in seconds.")] = 1.5
+    month: Annotated[float, Meta(gt=0, description="A month, in seconds.")] = 2592000.0
     enabled: Annotated[bool, Meta(description="Whether.")] = False
     folder: Annotated[Path, Meta(description="Where.")] = Path("/tmp/x")
     names: Annotated[tuple[str, ...], Meta(description="Which.")] = ("a", "b")
@@ -45,7 +46,7 @@ def test_every_kind_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "OTTO_T_OPTIONAL": "",
         "OTTO_T_MADE": "4,5",
     }
-    assert load(Sample, "OTTO_T", environ) == Sample("x", 7, 2.0, True, Path("/somewhere/y"), ("p", "q"), None, (4, 5))
+    assert load(Sample, "OTTO_T", environ) == Sample("x", 7, 2.0, 2592000.0, True, Path("/somewhere/y"), ("p", "q"), None, (4, 5))
     assert load(Sample, "OTTO_T", {"OTTO_T_REQUIRED": "x"}) == Sample("x")
 
 
@@ -142,6 +143,7 @@ def test_settings_describe_themselves() -> None:
         Setting("OTTO_T_REQUIRED", "", "Has no default."),
         Setting("OTTO_T_COUNT", "3", "How many."),
         Setting("OTTO_T_SECONDS", "1.5", "How long, in seconds."),
+        Setting("OTTO_T_MONTH", "2592000", "A month, in seconds."),
         Setting("OTTO_T_ENABLED", "false", "Whether."),
         Setting("OTTO_T_FOLDER", "/tmp/x", "Where."),
         Setting("OTTO_T_NAMES", "a,b", "Which."),

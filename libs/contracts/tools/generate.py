@@ -6,6 +6,7 @@ The generators are grpcio-tools and mypy-protobuf at the versions that requireme
 
 import argparse
 import filecmp
+import os
 import sys
 import tempfile
 from importlib.resources import files
@@ -24,11 +25,13 @@ def generate(target: Path) -> None:
     sources = sorted(PROTOS.rglob("*.proto"))
     names = [str(path.relative_to(PROTOS)) for path in sources]
     well_known = str(files("grpc_tools") / "_proto")
+    # the plugins lie beside the interpreter, which need not be on PATH
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     common = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]
     with_services = [n for n, path in zip(names, sources, strict=True) if "\nservice " in path.read_text()]
     for options, inputs in (
-        ([f"--python_out={target}", f"--mypy_out={target}"], names),
-        ([f"--grpc_python_out={target}", f"--mypy_grpc_out={target}"], with_services),
+        ([f"--python_out={target}", f"--mypy_out=quiet:{target}"], names),
+        ([f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"], with_services),
     ):
         if protoc.main([*common, *options, *inputs]) != 0:
             raise SystemExit("protoc failed; its message stands above")

@@ -127,7 +127,7 @@ def _text(default: Any) -> str:
     if isinstance(default, tuple):
         return ",".join(_text(part) for part in default)
     if isinstance(default, float):
-        return f"{default:g}" if len(f"{default:g}") <= len(str(default)) and float(f"{default:g}") == default else str(default)
+        return str(int(default)) if default.is_integer() and abs(default) < 1e15 else str(default)
     return str(default)
 
 
