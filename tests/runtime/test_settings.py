@@ -21,7 +21,7 @@ class Sample(msgspec.Struct, frozen=True):
     seconds: Annotated[float, Meta(gt=0, description="How long, in seconds.")] = 1.5
     month: Annotated[float, Meta(gt=0, description="A month, in seconds.")] = 2592000.0
     enabled: Annotated[bool, Meta(description="Whether.")] = False
-    folder: Annotated[Path, Meta(description="Where.")] = Path("/tmp/x")
+    folder: Annotated[Path, Meta(description="Where.")] = Path("~/x")
     names: Annotated[tuple[str, ...], Meta(description="Which.")] = ("a", "b")
     optional: Annotated[int | None, Meta(description="Perhaps.")] = None
     made: Annotated[tuple[int, ...], Meta(description="Made anew.")] = msgspec.field(default_factory=lambda: (1, 2))
@@ -47,7 +47,7 @@ def test_every_kind_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "OTTO_T_MADE": "4,5",
     }
     assert load(Sample, "OTTO_T", environ) == Sample("x", 7, 2.0, 2592000.0, True, Path("/somewhere/y"), ("p", "q"), None, (4, 5))
-    assert load(Sample, "OTTO_T", {"OTTO_T_REQUIRED": "x"}) == Sample("x")
+    assert load(Sample, "OTTO_T", {"OTTO_T_REQUIRED": "x"}) == Sample("x", folder=Path("/somewhere/x"))
 
 
 def test_every_mistake_is_named_at_once() -> None:
@@ -145,7 +145,7 @@ def test_settings_describe_themselves() -> None:
         Setting("OTTO_T_SECONDS", "1.5", "How long, in seconds."),
         Setting("OTTO_T_MONTH", "2592000", "A month, in seconds."),
         Setting("OTTO_T_ENABLED", "false", "Whether."),
-        Setting("OTTO_T_FOLDER", "/tmp/x", "Where."),
+        Setting("OTTO_T_FOLDER", "~/x", "Where."),
         Setting("OTTO_T_NAMES", "a,b", "Which."),
         Setting("OTTO_T_OPTIONAL", "", "Perhaps."),
         Setting("OTTO_T_MADE", "1,2", "Made anew."),

@@ -58,7 +58,7 @@ def _finite(value: Any) -> bool:
 def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
     """Reads `PREFIX_FIELD` variables into a new `settings_type`.
 
-    An empty variable counts as not set. Fields that are tuples are split at commas.
+    An empty variable counts as not set. Fields that are tuples are split at commas; `~` in paths, also in defaults, is the user's home.
     Raises SettingsError that names every variable that is missing or has a value that does not fit.
     """
     hints = get_type_hints(settings_type, include_extras=True)
@@ -70,6 +70,8 @@ def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
         if not text:
             if field.required:
                 problems.append(f"{variable} has to be set")
+            elif isinstance(field.default, Path):
+                values[field.name] = field.default.expanduser()
             continue
         raw: Any = [part.strip() for part in text.split(",") if part.strip()] if _is_tuple(hints[field.name]) else text
         try:
