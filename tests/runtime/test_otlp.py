@@ -37,7 +37,7 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting() -> AsyncIterator[Collector]:
+async def collecting(port: int = 0) -> AsyncIterator[Collector]:
     """A collector that takes everything."""
     collector = Collector()
 
@@ -62,7 +62,7 @@ async def collecting() -> AsyncIterator[Collector]:
     add_traces(Traces(), server)
     add_metrics: Any = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
     add_metrics(Metrics(), server)
-    collector.address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    collector.address = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     await server.start()
     try:
         yield collector
@@ -145,3 +145,21 @@ async def test_a_dead_endpoint_costs_three_seconds_at_most(tmp_path: Path, how: 
             assert await process.ended() == 0
             assert time.monotonic() - begun < 5
             assert "runtime.telemetry_lost" in process.names
+            assert all(name.startswith("runtime.") for name in process.names), "the SDK logs for itself"
+
+
+async def test_a_collector_that_comes_late_is_told_once(tmp_path: Path) -> None:
+    """While the endpoint takes nothing there is one warning, not one per attempt; when it does, it gets everything."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    async with started(tmp_path, OTTO_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTTO_OTLP_INTERVAL="1") as process:
+        await process.serving()
+        async with asyncio.timeout(15):
+            while "runtime.export_failed" not in process.names:
+                await asyncio.sleep(0.05)
+        async with collecting(port) as collector, asyncio.timeout(15):
+            while "runtime.export_works_again" not in process.names:
+                await asyncio.sleep(0.05)
+            assert "process_resident_memory_bytes" in collector.metrics
+        assert process.names.count("runtime.export_failed") == 1

@@ -30,6 +30,8 @@ RUNTIME = {
     "runtime.telemetry_lost": Words(
         "{endpoint} did not take the last traces and metrics in time; they are lost", "{endpoint} 응답 없음, 마지막 트레이스와 메트릭 유실"
     ),
+    "runtime.export_failed": Words("{endpoint} takes no traces and metrics", "{endpoint} 트레이스와 메트릭 전송 실패"),
+    "runtime.export_works_again": Words("{endpoint} takes traces and metrics again", "{endpoint} 트레이스와 메트릭 전송 재개"),
     "runtime.setting_unknown": Words(
         "{variable} is no setting of this service; misspelt?", "{variable}은(는) 이 서비스의 설정이 아님, 오타인지 확인"
     ),

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExportResult,
     MetricsData,
     NumberDataPoint,
     ResourceMetrics,
@@ -57,49 +58,56 @@ async def exporting(settings: RuntimeSettings, service: str) -> AsyncIterator[No
     exporter = OTLPMetricExporter(endpoint=endpoint, insecure=insecure, timeout=FLUSH_SECONDS)
     ended = threading.Event()
 
-    def export() -> None:
-        exporter.export(metrics_data(REGISTRY, resource))
+    def export() -> bool:
+        return exporter.export(metrics_data(REGISTRY, resource)) is MetricExportResult.SUCCESS
 
     def export_repeatedly() -> None:
+        reachable = True
         while not ended.wait(settings.otlp_interval):
-            export()
+            was, reachable = reachable, export()
+            if was and not reachable:
+                log.warning("runtime.export_failed", extra={"endpoint": endpoint})
+            elif reachable and not was:
+                log.info("runtime.export_works_again", extra={"endpoint": endpoint})
 
-    def flush() -> None:
-        spans.force_flush(int(FLUSH_SECONDS * 1000))
-        export()
+    def flush() -> bool:
+        # what became of the spans the SDK does not tell; they and the metrics go to the same endpoint
+        return spans.force_flush(int(FLUSH_SECONDS * 1000)) and export()
 
+    # the SDK logs sentences of its own at every attempt; ours are the events above, once
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     threading.Thread(target=export_repeatedly, name="otlp metrics", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        in_time = await _in_daemon_thread(flush, FLUSH_SECONDS)
-        if not in_time:
+        if not await _in_daemon_thread(flush, FLUSH_SECONDS):
             log.warning("runtime.telemetry_lost", extra={"endpoint": endpoint})
         # both only set a flag that ends waiting retries; the threads are daemons
         threading.Thread(target=spans.shutdown, name="otlp end of spans", daemon=True).start()
         threading.Thread(target=exporter.shutdown, name="otlp end of metrics", daemon=True).start()
 
 
-async def _in_daemon_thread(work: Callable[[], None], timeout: float) -> bool:
-    """Runs blocking work in a thread that the process's end does not wait for; False when it has not ended after `timeout` seconds."""
+async def _in_daemon_thread(work: Callable[[], bool], timeout: float) -> bool:
+    """Runs blocking work in a thread that the process's end does not wait for.
+
+    False when the work says so or has not ended after `timeout` seconds.
+    """
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
+    worked = False
 
     def run() -> None:
-        try:
-            work()
-        finally:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(done.set)
+        nonlocal worked
+        worked = work()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, name="otlp flush", daemon=True).start()
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             await done.wait()
-    except TimeoutError:
-        return False
-    return True
+    return worked
 
 
 def metrics_data(registry: CollectorRegistry, resource: Resource) -> MetricsData:
