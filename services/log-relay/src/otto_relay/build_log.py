@@ -170,8 +170,9 @@ class BuildLog:
                 self._put_stage(index, stage)
 
     def stage(self, stage_id: str) -> Stage:
-        """A stage that was heard of."""
-        return self.stages[self._stage_index[stage_id]]
+        """A stage; one whose name was damaged has only its id."""
+        index = self._stage_index.get(stage_id)
+        return Stage(stage_id) if index is None else self.stages[index]
 
     def has_stage(self, stage_id: str) -> bool:
         """Whether it is a stage that was heard of."""

@@ -218,14 +218,13 @@ class Cursor:
             if segment is None:
                 return []
         try:
-            data = self._spool.read_segment(segment, self._at, count)
-            parsed = parse(data, final=self._at + len(data) >= segment.size)
-            if parsed.end == 0 and self._at + len(data) < segment.size:
-                needed = size_at(data, 0) or MAX_BODY_BYTES
-                data = self._spool.read_segment(segment, self._at, needed)
-                parsed = parse(data, final=self._at + len(data) >= segment.size)
+            data, whole = self._bytes(segment, count)
+            parsed = parse(data, final=whole)
+            if parsed.end == 0 and not whole:
+                data, whole = self._bytes(segment, size_at(data, 0) or MAX_BODY_BYTES)
+                parsed = parse(data, final=whole)
                 if parsed.end == 0 and not parsed.records:
-                    data = self._spool.read_segment(segment, self._at, segment.size)
+                    data, whole = self._bytes(segment, segment.size)
                     parsed = parse(data, final=True)
         except FileNotFoundError:
             # Deleted, by us or by somebody else: the next read starts with what is kept.
@@ -233,7 +232,6 @@ class Cursor:
                 segments.remove(segment)
             self._segment = None
             return []
-        whole = self._at + len(data) >= segment.size
         self._at = segment.size if whole and (parsed.end == 0 or parsed.damaged) else self._at + parsed.end
         if not parsed.records:
             return []
@@ -244,6 +242,11 @@ class Cursor:
         if records:
             self.next = records[-1].sequence + 1
         return records
+
+    def _bytes(self, segment: Segment, count: int) -> tuple[bytes, bool]:
+        """The next bytes of a segment, and whether nothing follows: because it ends there, or because somebody has cut the file short."""
+        data = self._spool.read_segment(segment, self._at, count)
+        return data, self._at + len(data) >= segment.size or len(data) < count
 
     def _seek(self, segments: list[Segment]) -> Segment | None:
         """The segment that holds `next`, or the first behind it that has anything."""
