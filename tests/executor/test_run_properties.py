@@ -181,7 +181,7 @@ class World:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(definitions(), st.data())
 def test_every_run_ends_right(definition: Definition, data: st.DataObject) -> None:
-    """Each stage ends once, after its dependencies; one attempt at a time; nothing is created twice; messages are numbered and go forward."""
+    """Each stage ends once, after its dependencies; one attempt at a time; nothing is created twice; messages are numbered."""
     world = World(definition, data)
     for _ in range(2000):
         if world.run.state.ended:

@@ -161,7 +161,8 @@ async def test_a_file_that_is_in_use_is_refused(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "runs.sqlite"
     first = await open_store(path)
     await first.create(record(), ())
-    script = "import asyncio, pathlib, sys; from otto_executor.stores.sqlite import open_store; asyncio.run(open_store(pathlib.Path(sys.argv[1])))"
+    imports = "import asyncio, pathlib, sys; from otto_executor.stores.sqlite import open_store"
+    script = f"{imports}; asyncio.run(open_store(pathlib.Path(sys.argv[1])))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(path), stderr=asyncio.subprocess.PIPE)
     _, errors = await process.communicate()
     assert process.returncode == 1
@@ -198,7 +199,7 @@ asyncio.run(main())
     while answered < 200:
         answered = int(await process.stdout.readline())
     process.send_signal(signal.SIGKILL)
-    answered = int(((await process.stdout.read()).split() or [answered])[-1])
+    answered = int(((await process.stdout.read()).split() or [b"%d" % answered])[-1])
     await process.wait()
     store = await open_store(path)
     run = await store.load("p")
@@ -251,7 +252,7 @@ async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 async def test_a_directory_that_can_not_be_used_is_named(tmp_path: Path) -> None:
     """The text says which path and what to do."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnusableError, match="file/runs.sqlite can't be opened"):
+    with pytest.raises(StoreUnusableError, match=r"file/runs\.sqlite can't be opened"):
         await open_store(tmp_path / "file" / "runs.sqlite")
 
 

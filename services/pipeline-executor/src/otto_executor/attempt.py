@@ -1,11 +1,11 @@
 """One attempt of a stage: what its workers' reports add up to. Pure functions over a stage's state."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 
 from otto_executor.orders import WorkerReport
 from otto_executor.progress import shortened
-from otto_executor.retry import Failure, FailureCause
+from otto_executor.retry import Failure, FailureCause, Retry, RetryPolicy, decide
 from otto_executor.stage import Phase, StageSpec, StageState, Worker, WorkerStatus
 
 _RANK = {WorkerStatus.PENDING: 0, WorkerStatus.RUNNING: 1, WorkerStatus.SUCCEEDED: 2, WorkerStatus.FAILED: 2}
@@ -121,3 +121,17 @@ def overdue_at(spec: StageSpec, state: StageState, patience: float, unseen_patie
     if state.confirmed_at is not None and len(state.workers) < spec.workers:
         times.append(state.confirmed_at + unseen_patience)
     return min(times, default=None)
+
+
+def repetition(
+    spec: StageSpec, state: StageState, failure: Failure, infrastructure: RetryPolicy, draw: Callable[[], float]
+) -> Retry | None:
+    """Whether the failed attempt is repeated; counted then against the budget that it is repeated on."""
+    retry = decide(
+        spec.retry, failure, used=state.retries, infrastructure_used=state.infrastructure_retries, infrastructure=infrastructure, draw=draw
+    )
+    if retry is not None and retry.infrastructure:
+        state.infrastructure_retries += 1
+    elif retry is not None:
+        state.retries += 1
+    return retry

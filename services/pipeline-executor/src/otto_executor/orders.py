@@ -1,11 +1,13 @@
 """What the executor asks of whoever runs workers, and what it hears from there."""
 
+import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from otto_executor.definition import Definition
 from otto_executor.retry import Failure, FailureCause
-from otto_executor.stage import StageSpec, WorkerStatus
+from otto_executor.stage import CHECKOUT, StageSpec, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,29 @@ class Order:
     """Whether the workers have to check the repository out; otherwise they are only told its name."""
     traceparent: str
     triggered_by: str
+
+    @classmethod
+    def of(cls, definition: Definition, stage: StageSpec, attempt: int) -> Self:
+        """The workers of one attempt of a run's stage."""
+        return cls(
+            pipeline_id=definition.pipeline_id,
+            stage=stage,
+            attempt=attempt,
+            workspace="" if stage.own_workspace else definition.workspace,
+            repository=definition.repository,
+            commit_sha=definition.commit_sha,
+            checkout=stage.stage_id == CHECKOUT,
+            traceparent=_child(definition.traceparent, f"{stage.stage_id}\0{attempt}"),
+            triggered_by=definition.triggered_by,
+        )
+
+
+def _child(traceparent: str, seed: str) -> str:
+    """A traceparent of the same trace with a span id of its own, the same for the same seed."""
+    if not traceparent:
+        return ""
+    version, trace, parent, flags = traceparent.split("-", 3)
+    return f"{version}-{trace}-{hashlib.sha256(f'{trace}{parent}{seed}'.encode()).hexdigest()[:16]}-{flags}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 `wanted()` follows from the state alone, so a run that was loaded after a crash wants exactly what it wanted before.
 """
 
-import hashlib
 from collections.abc import Callable, Collection
 from math import inf
 
@@ -17,9 +16,9 @@ from otto_executor.errors import NotApprovableError, StageNotFoundError
 from otto_executor.graph import skip_reason
 from otto_executor.orders import Created, Order, Refused, WorkerReport
 from otto_executor.progress import counted, seconds, share
-from otto_executor.retry import Failure, FailureCause, decide
+from otto_executor.retry import Failure, FailureCause
 from otto_executor.run_state import Cancellation, RunState, fresh
-from otto_executor.stage import CHECKOUT, Phase, StageStatus
+from otto_executor.stage import Phase, StageStatus
 
 
 class Run:
@@ -78,25 +77,11 @@ class Run:
 
     def order(self, stage_id: str) -> Order:
         """The workers of the stage's current attempt."""
-        spec, state, definition = self._specs[stage_id], self.state.stages[stage_id], self.definition
-        return Order(
-            pipeline_id=definition.pipeline_id,
-            stage=spec,
-            attempt=state.attempt,
-            workspace="" if spec.own_workspace else definition.workspace,
-            repository=definition.repository,
-            commit_sha=definition.commit_sha,
-            checkout=stage_id == CHECKOUT,
-            traceparent=_child(definition.traceparent, f"{stage_id}\0{state.attempt}"),
-            triggered_by=definition.triggered_by,
-        )
+        return Order.of(self.definition, self._specs[stage_id], self.state.stages[stage_id].attempt)
 
     def stop_reason(self, stage_id: str) -> str:
         """Why the stage's workers are asked to stop."""
-        if self.state.cancellation is not None:
-            return self.state.cancellation.words
-        failure = self.state.stages[stage_id].failure
-        return failure.words if failure is not None else "the stage has ended"
+        return self.state.stop_reason(stage_id)
 
     def wake_at(self, *, watching: bool) -> float | None:
         """When `tick` is to be called next; None if only other inputs can change anything."""
@@ -347,16 +332,7 @@ class Run:
             self._end(stage_id, StageStatus.CANCELLED, self.state.cancellation.words, now, self.state.cancellation.failure)
             return
         failure = state.failure or Failure(FailureCause.CANCELLED, "its workers were stopped")
-        retry = None
-        if not final:
-            retry = decide(
-                spec.retry,
-                failure,
-                used=state.retries,
-                infrastructure_used=state.infrastructure_retries,
-                infrastructure=self._patience.infrastructure,
-                draw=self._draw,
-            )
+        retry = None if final else attempt.repetition(spec, state, failure, self._patience.infrastructure, self._draw)
         if retry is None:
             self._failed(stage_id, failure, now)
             return
@@ -365,10 +341,6 @@ class Run:
         state.phase = Phase.DELAY
         state.wake_at = now + retry.delay
         state.failure = failure
-        if retry.infrastructure:
-            state.infrastructure_retries += 1
-        else:
-            state.retries += 1
         self._edge = True
         when = f"in {seconds(retry.delay)}" if retry.delay else "now"
         self._account.stage(
@@ -424,11 +396,3 @@ class Run:
                 return None
             return attempt.overdue_at(self._specs[stage_id], state, self._grace(stage_id) + self._patience.margin, self._patience.unseen)
         return state.wake_at
-
-
-def _child(traceparent: str, seed: str) -> str:
-    """A traceparent of the same trace with a span id of its own, the same for the same seed."""
-    if not traceparent:
-        return ""
-    version, trace, parent, flags = traceparent.split("-", 3)
-    return f"{version}-{trace}-{hashlib.sha256(f'{trace}{parent}{seed}'.encode()).hexdigest()[:16]}-{flags}"

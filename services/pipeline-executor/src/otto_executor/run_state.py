@@ -45,6 +45,13 @@ class RunState:
         """The share of stages that have ended, 0 to 100."""
         return sum(stage.ended for stage in self.stages.values()) * 100 // len(self.stages)
 
+    def stop_reason(self, stage_id: str) -> str:
+        """Why the stage's workers are asked to stop."""
+        if self.cancellation is not None:
+            return self.cancellation.words
+        failure = self.stages[stage_id].failure
+        return failure.words if failure is not None else "the stage has ended"
+
     def awaiting_approval(self) -> tuple[str, ...]:
         """The stages whose turn has come and that wait for a person."""
         return tuple(stage_id for stage_id, stage in self.stages.items() if stage.phase is Phase.APPROVAL)

@@ -1,5 +1,6 @@
 """PipelineService: what clients send and get. Decides nothing."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from otto_executor.stage import StageStatus
 from otto_executor.stores import Key
 from otto_executor.translate_request import cancels_on_disconnect, read
 from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words
+from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
 from ottoscaler.v1 import pipeline_service_pb2 as pb
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
@@ -36,7 +38,7 @@ class PipelineService(PipelineServiceServicer):
         self._conductor = conductor
         self._settings = settings
 
-    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802  the stub gives names and arguments
+    async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802, ARG002  the stub gives names and arguments
         """Begins a run, or attaches to one if there are no stages."""
         pipeline_id = request.pipeline_id
         _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
@@ -48,9 +50,10 @@ class PipelineService(PipelineServiceServicer):
         try:
             async for progress, replayed in self._conductor.follow(pipeline_id, replayed=not request.stages):
                 yield translate.progress_message(pipeline_id, progress, replayed=replayed)
-        finally:
-            if cancels_on_disconnect(request.metadata) and context.cancelled():
+        except (asyncio.CancelledError, GeneratorExit):
+            if cancels_on_disconnect(request.metadata) and not stopping():
                 self._conductor.cancel_later(pipeline_id, "the caller left, and otto.on_disconnect is cancel")
+            raise
 
     async def WatchPipeline(self, request: pb.WatchPipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802, ARG002  the stub gives names and arguments
         """A run's progress after a sequence."""

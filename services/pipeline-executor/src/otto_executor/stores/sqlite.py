@@ -18,7 +18,7 @@ from otto_executor.errors import PipelineExistsError, RunUnreadableError, SaveCo
 from otto_executor.progress import Progress
 from otto_executor.run_state import RunState
 from otto_executor.stage import StageStatus
-from otto_executor.stores import Key, StoredRun, Summary, summary
+from otto_executor.stores.protocol import Key, StoredRun, Summary, summary
 
 APPLICATION_ID = 0x4F54544F
 """`OTTO`: marks the file as ours (PRAGMA application_id)."""

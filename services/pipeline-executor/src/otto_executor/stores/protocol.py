@@ -1,0 +1,107 @@
+"""RunStore, and what it keeps and gives."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from otto_executor.definition import Definition
+from otto_executor.progress import Progress
+from otto_executor.run_state import RunState
+from otto_executor.stage import StageStatus
+
+
+@dataclass(slots=True)
+class StoredRun:
+    """A run as it is kept. `request` is what the client sent, byte for byte; `version` counts the saves."""
+
+    definition: Definition
+    request: bytes
+    state: RunState
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run in short."""
+
+    pipeline_id: str
+    name: str
+    status: StageStatus
+    percentage: int
+    stages: int
+    awaiting_approval: tuple[str, ...]
+    created_at: float
+    ended_at: float | None
+    error: str
+    triggered_by: str
+    repository: str
+    commit_sha: str
+
+
+class Key(NamedTuple):
+    """Where a run stands in the list of all: runs are ordered by these, newest first."""
+
+    created_at: float
+    pipeline_id: str
+
+
+def summary(definition: Definition, state: RunState) -> Summary:
+    """The run in short, as it stands."""
+    return Summary(
+        pipeline_id=definition.pipeline_id,
+        name=definition.name or definition.pipeline_id,
+        status=state.status,
+        percentage=state.percentage,
+        stages=len(definition.stages),
+        awaiting_approval=state.awaiting_approval(),
+        created_at=state.created_at,
+        ended_at=state.ended_at,
+        error=state.error,
+        triggered_by=definition.triggered_by,
+        repository=definition.repository,
+        commit_sha=definition.commit_sha,
+    )
+
+
+class RunStore(Protocol):
+    """Keeps runs and their messages. Every method raises StoreUnavailableError when the memory can't be used now: nothing was done then."""
+
+    async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
+        """Keeps a new run with its first messages, surviving a power cut. Raises PipelineExistsError if the id is known."""
+
+    async def save(self, run: StoredRun, progress: Sequence[Progress], *, edge: bool) -> None:
+        """Keeps the run's state with the messages it adds, both or neither, and counts `run.version` up.
+
+        With `edge` it survives a power cut, without it at least the death of the process.
+        Raises SaveConflictError if the kept version is another one than the run's.
+        """
+
+    async def load(self, pipeline_id: str) -> StoredRun | None:
+        """The run as it was saved last, a copy; None if it is not known."""
+
+    async def summary(self, pipeline_id: str) -> Summary | None:
+        """The run in short; None if it is not known."""
+
+    async def unfinished(self) -> list[str]:
+        """The ids of all runs that have not ended, oldest first."""
+
+    async def progress(self, pipeline_id: str, after: int, limit: int) -> list[Progress]:
+        """At most `limit` messages with a sequence over `after`, in order."""
+
+    async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
+        """At most `limit` runs, newest first, from the one that follows `after`; no statuses: any."""
+
+    async def workspaces(self) -> list[tuple[str, float]]:
+        """Ids of the ended runs whose workspaces have not been deleted, and when they ended."""
+
+    async def workspace_deleted(self, pipeline_id: str) -> None:
+        """Notes that the run's workspace is gone."""
+
+    async def forget(self, ended_before: float, keep: int) -> int:
+        """Deletes runs that ended before a time, and the oldest ended ones beyond the `keep` newest; those with a workspace stay.
+
+        Returns how many were deleted, a bounded number per call: call again until it is 0.
+        """
+
+    async def close(self) -> None:
+        """Lets go of everything."""
