@@ -12,8 +12,8 @@ from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
 from otto_scaler.backends import WorkerBackend
-from otto_scaler.backends.process.backend import process_backend
 from otto_scaler.backends.process.environment import Surroundings
+from otto_scaler.backends.process.opening import process_backend
 from otto_scaler.errors import BackendUnusableError, CallError
 from otto_scaler.fleet import Fleet, Limits
 from otto_scaler.pipelines import Pipelines

@@ -146,6 +146,10 @@ class Fleet:
             await self._ready()
         return self._picture.select(task, name, state, limit)
 
+    def worker(self, name: str) -> Worker | None:
+        """The worker of that name, as it is known now."""
+        return self._picture.get(name)
+
     @contextmanager
     def watch(self, selects: Callable[[Worker], bool]) -> Iterator[Watch]:
         """A watch over the workers that `selects` is true for; use `known` first."""

@@ -1,10 +1,12 @@
 """OttoscalerService: from messages to the fleet and back. The comments of the RPCs stand in the proto."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import InvalidRequestError, NoRoomError
@@ -116,18 +118,18 @@ class OttoscalerServicer(Base):
         await self._fleet.delete_workspace(request.workspace)
         return DeleteWorkspaceResponse()
 
-    async def ExecutePipeline(self, request: PipelineRequest, context: Any) -> AsyncIterator[PipelineProgress]:  # noqa: N802 - the contract gives names and arguments
+    async def ExecutePipeline(self, request: PipelineRequest, context: Any) -> AsyncIterator[PipelineProgress]:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Hands a pipeline on to the executor, and its progress back."""
-        ended = False
         try:
             async with aclosing(self._pipelines.execute(request)) as progress:
                 async for message in progress:
                     yield message
-            ended = True
-        finally:
+        except asyncio.CancelledError:
             # Not when it is our own stop that ends the stream: then the caller is still there, and attaches again.
-            if not ended and cancels_on_disconnect(request) and context.cancelled():
+            # grpc.aio's context.cancelled() is False in both cases.
+            if cancels_on_disconnect(request) and not stopping():
                 self._pipelines.caller_left(request.pipeline_id)
+            raise
 
     def _outcome(self, creation: Creation, *, queue: bool) -> tuple[ScaleResponse.Status.ValueType, str]:
         parts = []

@@ -1,7 +1,6 @@
 """The process backend: WorkerBackend over directories and supervisors."""
 
 import asyncio
-import fcntl
 import logging
 import os
 import secrets
@@ -9,7 +8,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from otto_scaler.backends.process.supervisor import report
 from otto_scaler.backends.process.supervisor.report import Ending
 from otto_scaler.backends.process.workspaces import Workspaces
 from otto_scaler.backends.protocol import Gone, Observation, Seen, Synced
-from otto_scaler.errors import BackendUnusableError, RefusedError
+from otto_scaler.errors import RefusedError
 from otto_scaler.worker import Cause, Worker, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ class _Entry:
 
 
 class ProcessBackend:
-    """Runs workers as process groups of this machine. Made by `process_backend`."""
+    """Runs workers as process groups of this machine. Made by `opening.process_backend`."""
 
     def __init__(self, workers_dir: Path, workspaces_dir: Path, surroundings: Surroundings) -> None:
         """Both directories are absolute and exist."""
@@ -375,37 +373,3 @@ class ProcessBackend:
             self._unfollow(entry)
         self._entries.clear()
         self._events.clear()
-
-
-@asynccontextmanager
-async def process_backend(workers_dir: Path, workspaces_dir: Path, surroundings: Surroundings) -> AsyncIterator[ProcessBackend]:
-    """A backend that holds its directories against other instances; workers outlive it. Raises BackendUnusableError.
-
-    The lock is the kernel's (flock), so it ends with the process, however that ends.
-    """
-    lock = -1
-    try:
-        try:
-            for path in (workers_dir, workspaces_dir):
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(workers_dir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BackendUnusableError(
-                f"{workers_dir} is in use by another scaler. Stop that one, or name another directory in OTTO_SCALER_WORKERS_DIR"
-            ) from error
-        except OSError as error:
-            raise BackendUnusableError(
-                f"{error.filename or workers_dir} can't be used: {error.strerror}. "
-                "Make it writable, or name other directories in OTTO_SCALER_WORKERS_DIR and OTTO_SCALER_WORKSPACES_DIR"
-            ) from error
-        backend = ProcessBackend(workers_dir, workspaces_dir, surroundings)
-        tidying = asyncio.create_task(backend.tidy(), name="tidy workers' directories")
-        try:
-            yield backend
-        finally:
-            tidying.cancel()
-            await asyncio.wait({tidying})
-    finally:
-        if lock >= 0:
-            os.close(lock)
