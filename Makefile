@@ -18,7 +18,7 @@ unexport PYTHONPATH VIRTUAL_ENV
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Use it
 .PHONY: run serve
@@ -29,7 +29,7 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ Change it
-.PHONY: setup generate lock format lint types verify test test-long check dist hooks clean
+.PHONY: setup generate lock format lint types verify test test-quick test-long check dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
@@ -70,7 +70,10 @@ verify: setup ## The twins of generate: what is committed is what would be gener
 test: setup ## All tests; no cluster, no network but loopback
 	pytest -n $(WORKERS) -m "not long"
 
-test-long: setup ## The long tests too
+test-quick: setup ## The tests that take a moment each: what the pipeline of make run runs
+	pytest -n $(WORKERS) -m "not slow and not long"
+
+test-long: setup ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
 	pytest -n $(WORKERS) -m long
 
 check: lint types verify ## What CI checks before the tests
