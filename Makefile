@@ -29,7 +29,7 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ Change it
-.PHONY: setup generate lock format lint types verify test test-quick test-long check dist hooks clean
+.PHONY: setup node generate lock format lint types verify test test-quick test-long check dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
@@ -41,6 +41,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --require-hashes --no-deps -r requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --no-deps --no-build-isolation --no-sources $(PACKAGES:%=-e ./%)
+	@touch $@
+
+node: $(if $(shell command -v npm),tests/node/node_modules/.ready) ## Fetch the pinned npm packages of the tests that use Node (18 or later); without npm those tests are skipped
+
+tests/node/node_modules/.ready: tests/node/package.json tests/node/package-lock.json tests/node/.npmrc
+	@echo "Installing pinned npm packages into tests/node …"
+	@cd tests/node && npm ci --silent --no-progress
 	@touch $@
 
 format: setup ## Format Python and proto files
@@ -67,13 +74,13 @@ verify: setup ## The twins of generate: what is committed is what would be gener
 	python tools/settings_table.py --check
 	buf breaking --against '.git#ref=$(BASE)'
 
-test: setup ## All tests; no cluster, no network but loopback
+test: setup node ## All tests; no cluster, no network but loopback
 	pytest -n $(WORKERS) -m "not long"
 
 test-quick: setup ## The tests that take a moment each: what the pipeline of make run runs
 	pytest -n $(WORKERS) -m "not slow and not long"
 
-test-long: setup ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
+test-long: setup node ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
 	pytest -n $(WORKERS) -m long
 
 check: lint types verify ## What CI checks before the tests
@@ -90,5 +97,5 @@ hooks: setup ## Install the pre-commit hooks
 	pre-commit install
 
 clean: ## Remove what was made here: .venv, caches, dist
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """What holds for the repository as a whole."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -95,6 +96,17 @@ def test_every_dependency_is_pinned() -> None:
             wanted.add(normal(re.split(r"[^A-Za-z0-9._-]", requirement)[0]))
     assert len(wanted) > 20
     assert wanted - own - set(pins()) == set()
+
+
+def test_every_npm_package_is_pinned_and_names_no_registry() -> None:
+    """package-lock.json has a hash for each package and no address; package.json asks for exact versions."""
+    locked = json.loads((ROOT / "tests/node/package-lock.json").read_text())["packages"]
+    packages = {name: entry for name, entry in locked.items() if name}
+    assert len(packages) > 2
+    assert [name for name, entry in packages.items() if "resolved" in entry or not entry["integrity"].startswith("sha512-")] == []
+    asked = json.loads((ROOT / "tests/node/package.json").read_text())["dependencies"]
+    assert asked == locked[""]["dependencies"]
+    assert [version for version in asked.values() if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []
 
 
 STANDARD = sys.stdlib_module_names
