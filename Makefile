@@ -12,6 +12,9 @@ NAMES := otto-executor otto-options otto-relay otto-runtime otto-scaler otto-sta
 # What the wire contract may not break with respect to: the last release, before the first one the first commit.
 BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null | tail -n 1)
 WORKERS ?= 2
+RUNS ?= 3
+SIZE ?= 1
+JSON ?= .bench/latest.json
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH VIRTUAL_ENV
@@ -29,7 +32,7 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ Change it
-.PHONY: setup node generate lock format lint types verify test test-quick test-long check dist hooks clean
+.PHONY: setup node generate lock format lint types verify test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
@@ -84,6 +87,19 @@ test-long: setup node ## The long tests: seeded crashes, thousands of pipelines,
 	pytest -n $(WORKERS) -m long
 
 check: lint types verify ## What CI checks before the tests
+
+bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=3 times; SIZE=0.1 for a quick look; ONLY=status,chain for some)
+	PYTHONPATH=tests python -m bench run --runs $(RUNS) --size $(SIZE) --json $(JSON) $(if $(ONLY),--only $(ONLY))
+
+# The two results stand where make expects goals: they become goals that do nothing.
+ifeq (bench-compare,$(firstword $(MAKECMDGOALS)))
+COMPARED := $(wordlist 2,3,$(MAKECMDGOALS))
+.PHONY: $(sort $(COMPARED))
+$(sort $(COMPARED)):
+	@:
+endif
+bench-compare: setup ## What changed beyond noise: make bench-compare OLD.json NEW.json
+	@PYTHONPATH=tests python -m bench compare $(COMPARED)
 
 dist: setup ## Wheels of all distributions into dist/
 	rm -rf dist

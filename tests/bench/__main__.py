@@ -1,0 +1,113 @@
+"""`make bench` and `make bench-compare`: measures and prints tables."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import calls, lines, memory, pipelines
+from .compare import changes
+from .figures import FIGURES, Results, middle, written
+from .machine import description
+from .service import Service, serving
+
+MEASURES: dict[str, Callable[[Service, float], Awaitable[dict[str, float]]]] = {
+    "start": calls.starting,
+    "status": calls.status,
+    "chain": pipelines.chain,
+    "pipelines": pipelines.rate,
+    "latency": lines.latency,
+    "throughput": lines.throughput,
+    "memory": memory.footprint,
+}
+"""In the order in which they run; each gets a service of its own, so that none inherits another's memory."""
+
+
+async def measured(names: list[str], runs: int, size: float) -> dict[str, list[float]]:
+    """The values of all figures, run after run."""
+    values: dict[str, list[float]] = {}
+    for run in range(runs):
+        for name in names:
+            sys.stderr.write(f"run {run + 1} of {runs}: {name}\n")
+            async with serving() as service:
+                for figure, value in (await MEASURES[name](service, size)).items():
+                    values.setdefault(figure, []).append(value)
+    return values
+
+
+def table(results: Results) -> Table:
+    """Medians, spread and targets."""
+    shown = Table("measure", "median", "lowest … highest", "at least", "", title_justify="left")
+    for name, figure in FIGURES.items():
+        if values := results.get(name):
+            value = middle(values)
+            target = "" if figure.target is None else f"{'≤' if figure.lower_is_better else '≥'} {written(figure.target)}"
+            mark = {True: "ok", False: "MISSED", None: ""}[figure.good(value)]
+            shown.add_row(figure.words, f"{written(value)} {figure.unit}", f"{written(min(values))} … {written(max(values))}", target, mark)
+    return shown
+
+
+def compared(old: dict[str, Any], new: dict[str, Any]) -> Table:
+    """Changes, and whether they are more than noise."""
+    shown = Table("measure", "old", "new", "change", "")
+    for change in changes(old["values"], new["values"]):
+        figure = FIGURES[change.name]
+        shown.add_row(
+            figure.words,
+            f"{written(change.old)} {figure.unit}",
+            f"{written(change.new)} {figure.unit}",
+            f"{change.share:+.0%}",
+            {"same": "", "unsure": "within noise"}.get(change.verdict, change.verdict.upper()),
+        )
+    return shown
+
+
+def main() -> int:
+    """Returns the exit code: 0 measured, 1 a target was missed with --strict, 2 usage."""
+    parser = argparse.ArgumentParser(prog="bench", description="Measures a standalone service, or compares two results.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure")
+    run.add_argument("--runs", type=int, default=3, help="how often everything is measured (3)")
+    run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.1 for a quick look (1)")
+    run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
+    run.add_argument("--json", type=Path, help="where the values go")
+    run.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
+    compare = commands.add_parser("compare", help="what changed beyond noise")
+    compare.add_argument("old", type=Path)
+    compare.add_argument("new", type=Path)
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if arguments.command == "compare":
+        try:
+            old, new = (json.loads(path.read_text()) for path in (arguments.old, arguments.new))
+            console.print(compared(old, new))
+        except (OSError, ValueError, KeyError) as error:
+            parser.error(f"not a result of `bench run --json`: {error}")
+        for words, result in (("old", old), ("new", new)):
+            console.print(f"{words}: {', '.join(f'{key} {value}' for key, value in result['machine'].items())}")
+        return 0
+    names = arguments.only.split(",")
+    if unknown := [name for name in names if name not in MEASURES]:
+        parser.error(f"--only: {', '.join(unknown)}: known are {', '.join(MEASURES)}")
+    if arguments.runs < 1 or not 0.01 <= arguments.size <= 10:
+        parser.error("--runs is at least 1, --size from 0.01 to 10")
+    machine = description()
+    values = asyncio.run(measured(names, arguments.runs, arguments.size))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": machine, "runs": arguments.runs, "size": arguments.size, "values": values}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(table(values))
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    missed = any(FIGURES[name].good(middle(found)) is False for name, found in values.items())
+    return 1 if missed and arguments.strict else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
