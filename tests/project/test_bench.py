@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.__main__ import MEASURES
-from bench.compare import changes
-from bench.figures import FIGURES, percentile
+from ..bench.__main__ import MEASURES
+from ..bench.compare import changes
+from ..bench.figures import FIGURES, percentile
 
 
 @pytest.mark.parametrize(
