@@ -91,11 +91,9 @@ class BuildReader:
             replaying = self._place < self._snapshot
             end = build.count if selection.follow else self._snapshot
             before = self._place
-            for entry in self._next(end):
-                if not batch.fits(entry):
-                    yield batch.take()
-                    spoken = loop.time()
-                batch.add(entry)
+            for full in batch.gather(self._next(end)):
+                yield full
+                spoken = loop.time()
             if self._place >= end and (over or not selection.follow):
                 if self._lost:
                     batch.add(self._gap())

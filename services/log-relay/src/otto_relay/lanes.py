@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from otto_relay.errors import UnknownLogError
@@ -36,14 +36,23 @@ class Batch:
         self.entries: list[bytes] = []
         self.size = 0
 
-    def fits(self, entry: bytes) -> bool:
-        """Whether the entry may be added; one that is too long for any batch gets one of its own."""
-        return not self.entries or (self.size + len(entry) <= self._limits.bytes and len(self.entries) < self._limits.lines)
-
     def add(self, entry: bytes) -> None:
-        """Adds it."""
+        """Adds one more, whether or not it is full."""
         self.entries.append(entry)
         self.size += len(entry)
+
+    def gather(self, entries: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """Adds entries, and gives what was gathered before each that does not fit. One too long for any batch gets its own."""
+        lines, most = self._limits.lines, self._limits.bytes
+        held, size = self.entries, self.size
+        for entry in entries:
+            length = len(entry)
+            if held and (size + length > most or len(held) >= lines):
+                yield held
+                held, size = [], 0
+            held.append(entry)
+            size += length
+        self.entries, self.size = held, size
 
     def take(self) -> list[bytes]:
         """What was gathered; empty afterwards."""
@@ -94,17 +103,45 @@ class Lane:
 
         Raises UnknownLogError when the worker is not kept any more.
         """
+        records, entries = self._read(count)
+        return [(record.time, entry) for record, entry in zip(records, entries, strict=True)]
+
+    def entries(self, count: int = CHUNK) -> list[bytes]:
+        """As `read`, without the times."""
+        return self._read(count)[1]
+
+    def _read(self, count: int) -> tuple[list[Record], list[bytes]]:
+        """The next wanted records and, encoded, their entries."""
         if self.known.removed:
             raise UnknownLogError(f"the lines of worker {self.known.worker_id!r} are not kept any more")
         records = self._cursor.read(count)
         if not records:
-            return []
+            return [], []
         if self._expected is None:
             self._expected = records[0].sequence
-        fields, wanted, snapshot = self.known.fields, self._wanted, self.snapshot
-        found: list[tuple[int, bytes]] = []
-        expected = self._expected
         self._latest = max(self._latest, records[-1].time)
+        if self._plain(records):
+            self._expected = records[-1].sequence + 1
+            fields = self.known.fields
+            return records, [fields + record.payload + REPLAYED for record in records]
+        return self._read_one_by_one(records, self._expected)
+
+    def _plain(self, records: list[Record]) -> bool:
+        """Whether all are wanted, were stored before, and nothing is missing among them: so it is with nearly all that is replayed."""
+        first, last = records[0].sequence, records[-1].sequence
+        return (
+            self._wanted is None
+            and first == self._expected
+            and last - first == len(records) - 1
+            and last <= self.snapshot
+            and not self._dropped
+            and not any(record.dropped for record in records)
+        )
+
+    def _read_one_by_one(self, records: list[Record], expected: int) -> tuple[list[Record], list[bytes]]:
+        fields, wanted, snapshot = self.known.fields, self._wanted, self.snapshot
+        found: list[Record] = []
+        entries: list[bytes] = []
         for record in records:
             sequence = record.sequence
             if sequence > snapshot and not self._follow:
@@ -118,9 +155,10 @@ class Lane:
             if self._dropped:
                 entry += dropped_field(self._dropped)
                 self._dropped = 0
-            found.append((record.time, entry))
+            found.append(record)
+            entries.append(entry)
         self._expected = expected
-        return found
+        return found, entries
 
 
 async def tail_places(spool: Spool, count: int, wanted: Filter) -> list[tuple[int, int]]:

@@ -54,12 +54,10 @@ async def worker_entries(known: WorkerLog, selection: Selection, limits: Limits)
     lingered = False
     while True:
         lingered = lingered or lane.replaying
-        found = lane.read()
+        found = lane.entries()
         late = lane.passed(stop)
-        for _, entry in found:
-            if not batch.fits(entry):
-                yield batch.take()
-            batch.add(entry)
+        for full in batch.gather(found):
+            yield full
         if late or lane.done:
             if batch.entries:
                 yield batch.take()
@@ -149,9 +147,8 @@ async def task_entries(task: Task, selection: Selection, limits: Limits, linger:
     merged = _Merged(await _task_lanes(list(task.workers), selection))
     batch = Batch(limits)
     async for entry in merged.replay():
-        if not batch.fits(entry):
-            yield batch.take()
-        batch.add(entry)
+        for full in batch.gather((entry,)):
+            yield full
     if batch.entries:
         yield batch.take()
     if not selection.follow:
@@ -169,10 +166,8 @@ async def task_entries(task: Task, selection: Selection, limits: Limits, linger:
         for lane in lanes:
             found += lane.read()
         found.sort(key=lambda one: one[0])
-        for _, entry in found:
-            if not batch.fits(entry):
-                yield batch.take()
-            batch.add(entry)
+        for full in batch.gather(entry for _, entry in found):
+            yield full
         if batch.entries:
             yield batch.take()
             continue

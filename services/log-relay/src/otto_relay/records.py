@@ -84,6 +84,7 @@ def parse(data: bytes, at: int = 0, *, final: bool) -> Parsed:
     unpack = _HEADER.unpack_from
     crc32 = zlib.crc32
     view = memoryview(data)
+    new = tuple.__new__  # what Record(...) does, without the call of its own in between
     while at < total:
         if total - at >= HEADER_BYTES:
             magic, flags, position_length, checksum, size, message_length, dropped, sequence, time = unpack(data, at)
@@ -91,8 +92,8 @@ def parse(data: bytes, at: int = 0, *, final: bool) -> Parsed:
             after = at + HEADER_BYTES + size
             if plausible and after <= total:
                 if crc32(view[at + 8 : after], flags << 8 | position_length) == checksum:
-                    start = at + HEADER_BYTES + position_length
-                    records.append(Record(sequence, time, flags, dropped, message_length, data[start:after]))
+                    payload = data[at + HEADER_BYTES + position_length : after]
+                    records.append(new(Record, (sequence, time, flags, dropped, message_length, payload)))
                     at = after
                     continue
             elif plausible and not final:

@@ -113,11 +113,30 @@ def build_mark(stage: bytes, sequence: int, kind: int, status: int = 0, dropped:
     ))  # fmt: skip
 
 
+class _Lengths(dict[int, bytes]):
+    """A tag and a length, by the length; most lines of a log have one of a few hundred."""
+
+    def __init__(self, tag: bytes) -> None:
+        super().__init__()
+        self._tag = tag
+
+    def __missing__(self, length: int) -> bytes:
+        encoded = self._tag + varint(length)
+        if length < _REMEMBERED:
+            self[length] = encoded
+        return encoded
+
+
+_REMEMBERED = 4096
+_ENTRIES = _Lengths(b"\x0a")
+_BUILD_ENTRIES = _Lengths(b"\x12")
+
+
 def entry_batch(entries: list[bytes]) -> bytes:
     """A LogBatch of LogEntries."""
-    return b"".join([b"\x0a" + varint(len(entry)) + entry for entry in entries])
+    return b"".join([_ENTRIES[len(entry)] + entry for entry in entries])
 
 
 def build_batch(entries: list[bytes]) -> bytes:
     """A LogBatch of BuildLogEntries."""
-    return b"".join([b"\x12" + varint(len(entry)) + entry for entry in entries])
+    return b"".join([_BUILD_ENTRIES[len(entry)] + entry for entry in entries])
