@@ -95,6 +95,15 @@ async def test_watching_from_any_point(executor: Executor) -> None:
         assert [m.sequence for m in await everything(call)] == list(range(after + 1, len(every) + 1))
 
 
+async def test_what_an_older_client_sent_is_given_out_as_it_was_understood(bench: Bench, executor: Executor) -> None:
+    """GetPipeline's request has the enum where a string came, and no unknown field: decoders that go by numbers alone can read it."""
+    older = PipelineRequest.FromString(b"\x0a\x01p" + b"\x1a\x0c" + b"\x0a\x01a" + b"\x12\x04Test" + b"\xfa\x3e\x00" + b"\xf2\x3e\x00")
+    await everything(executor.client.ExecutePipeline(older))
+    kept = (await executor.client.GetPipeline(GetPipelineRequest(pipeline_id="p"))).request
+    assert kept == PipelineRequest(pipeline_id="p", stages=[PipelineStage(stage_id="a", type=StageType.STAGE_TYPE_TEST)])
+    assert kept.ByteSize() == len(b"\x0a\x01p" + b"\x1a\x05" + b"\x0a\x01a" + b"\x10\x02")
+
+
 async def test_no_follow_ends_while_the_run_goes_on(bench: Bench, executor: Executor) -> None:
     """The stream ends with OK after what has happened so far, without a final message."""
     bench.fleet.script = lambda _: Fate(seconds=None)

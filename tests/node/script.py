@@ -64,6 +64,8 @@ async def running(name: str, *arguments: str, report: Path, **environ: str) -> A
     with report.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             NODE,
+            "--test-reporter=spec",
+            "--test-reporter-destination=stderr",
             str(HERE / name),
             *arguments,
             env={**os.environ, "OTTO_PROTOS": str(PROTOS), **environ},

@@ -13,7 +13,7 @@ from otto_executor.errors import InvalidRequestError, UnimplementedError
 from otto_executor.settings import Settings
 from otto_executor.stage import StageStatus
 from otto_executor.stores import Key
-from otto_executor.translate_request import cancels_on_disconnect, read
+from otto_executor.translate_request import as_understood, cancels_on_disconnect, read
 from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words
 from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
@@ -46,7 +46,7 @@ class PipelineService(PipelineServiceServicer):
             understood = read(request, self._settings, current_traceparent() or _new_traceparent())
             if understood.problems:
                 raise InvalidRequestError(in_words(understood.problems))
-            await self._conductor.begin(understood.definition, request.SerializeToString())
+            await self._conductor.begin(understood.definition, as_understood(request).SerializeToString())
         try:
             async for progress, replayed in self._conductor.follow(pipeline_id, replayed=not request.stages):
                 yield translate.progress_message(pipeline_id, progress, replayed=replayed)

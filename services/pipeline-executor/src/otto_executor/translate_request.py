@@ -122,6 +122,20 @@ def stage_type(stage: PipelineStage) -> StageType | None:
     return StageType.UNSPECIFIED
 
 
+def as_understood(request: PipelineRequest) -> PipelineRequest:
+    """A copy to be kept and given out again: with the types that came as strings, without fields that we don't know.
+
+    Decoders that go by field numbers alone (protobuf.js) can't read a message in which field 2 is still the older client's string.
+    """
+    copy = PipelineRequest()
+    copy.CopyFrom(request)
+    for stage in copy.stages:
+        if not stage.type and (recovered := stage_type(stage)):
+            stage.type = stage_pb2.StageType.Value(f"STAGE_TYPE_{recovered.value}")
+    copy.DiscardUnknownFields()
+    return copy
+
+
 class _Stage:
     """One stage being read; what is wrong with it goes to `problems`."""
 
