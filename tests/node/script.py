@@ -47,6 +47,10 @@ class Script:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
 
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._process.kill()
+
     async def ended(self, timeout: float = 30.0) -> int:
         """Waits for its end; returns the exit code, negative for a signal."""
         async with asyncio.timeout(timeout):

@@ -36,6 +36,8 @@ class Stand:
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     settings: dict[str, Any] = field(default_factory=dict)
     peer_address: str = ""
+    address: str = ""
+    """The relay's own."""
     logs: Any = None
     handler: Any = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,7 +50,7 @@ class Stand:
         return LogFile(self.workers_dir, worker_id)
 
     @asynccontextmanager
-    async def relay(self, **settings: Any) -> AsyncIterator[None]:
+    async def relay(self, listen: str = "127.0.0.1:0", **settings: Any) -> AsyncIterator[None]:
         """A relay that runs while this is entered; `logs` and `handler` are its clients."""
         chosen = msgspec.structs.replace(
             Settings(workers_dir=self.workers_dir, spool_dir=self.directory / "spool", release_interval=0.01, stage_wait=5.0),
@@ -58,10 +60,11 @@ class Stand:
         stop = asyncio.Event()
         self.ready = asyncio.Event()
         async with (
-            bound(RuntimeSettings(listen="127.0.0.1:0", stop_grace=2.0)) as host,
+            bound(RuntimeSettings(listen=listen, stop_grace=2.0)) as host,
             relay_component(chosen, self.peer_address, self.peer_address) as component,
             asyncio.TaskGroup() as group,
         ):
+            self.address = host.address
             serving = group.create_task(host.serve([component], stop))
             try:
                 async with grpc.aio.insecure_channel(host.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -164,6 +164,43 @@ RELAY: dict[str, Words] = {
         "The spool is full: deleted the oldest {lines} lines of {worker}, which still runs",
         "저장 공간이 가득 차 실행 중인 {worker}의 가장 오래된 로그 {lines}줄 삭제됨",
     ),
+    "relay.handler.lost": Words(
+        "otto-handler at {address} can't be reached, {lines} lines wait: {reason}",
+        "{address}의 otto-handler에 연결할 수 없음, {lines}줄 대기 중: {reason}",
+    ),
+    "relay.handler.attached": Words(
+        "otto-handler at {address} answers again, catching up {lines} lines", "{address}의 otto-handler 응답 재개, {lines}줄을 따라잡는 중"
+    ),
+    "relay.handler.retried": Words(
+        "otto-handler asked {times} times for line {sequence} of {worker} again: {reason}",
+        "otto-handler가 {worker}의 {sequence}번 로그를 {times}번 다시 요청함: {reason}",
+    ),
+    "relay.handler.dropped": Words(
+        "otto-handler did not want line {sequence} of {worker}, {lines} lines of it so far: {reason}",
+        "otto-handler가 {worker}의 {sequence}번 로그를 거부함, 지금까지 {lines}줄: {reason}",
+    ),
+    "relay.handler.missing": Words(
+        "{lines} lines of {worker} were deleted before otto-handler got them; it was told so",
+        "{worker} 로그 {lines}줄이 otto-handler에 전송되기 전에 삭제됨, otto-handler에 알림",
+    ),
+    "relay.handler.refused": Words(
+        "otto-handler refused {notice} of {worker}: {reason}", "otto-handler가 {worker}의 {notice} 알림을 거부함: {reason}"
+    ),
+    "relay.handler.unread": Words(
+        "The stored lines of {worker} can't be read for otto-handler now: {reason}",
+        "otto-handler에 보낼 {worker}의 저장된 로그를 지금 읽을 수 없음: {reason}",
+    ),
+    "relay.handler.unsaved": Words(
+        "How far otto-handler has the lines and notices of {worker} can't be written down; some may be repeated after a restart: {reason}",
+        "otto-handler가 {worker}의 로그와 알림을 어디까지 받았는지 기록할 수 없음, 재시작 후 일부가 반복될 수 있음: {reason}",
+    ),
+    "relay.handler.position_lost": Words(
+        "How far otto-handler has the lines of {worker} is damaged; all that are kept are sent again",
+        "otto-handler가 {worker}의 로그를 어디까지 받았는지 기록이 손상되어 보관된 로그를 모두 다시 보냄",
+    ),
+    "relay.handler.unreadable": Words(
+        "{path} can't be understood and is left as it is: {reason}", "{path}을(를) 해석할 수 없어 그대로 둠: {reason}"
+    ),
     "relay.retention.failed": Words("The lines of {worker} can't be deleted: {reason}", "{worker} 로그를 삭제할 수 없음: {reason}"),
 }
 

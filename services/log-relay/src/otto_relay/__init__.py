@@ -2,6 +2,6 @@
 
 What lives here: the spool, who is known, how lines come in (followed from a source, or pushed) and how they go out. It decides nothing
 about workers or pipelines; it learns of them from the scaler and the executor, over gRPC. Domain modules import the standard library and
-each other only; gRPC and generated code stay in `service`, `translate`, the clients `workers` and `pipelines`, and `app`. It imports no
-other service.
+each other only; gRPC and generated code stay in `service`, `translate`, the clients `workers`, `pipelines` and `handler_client`, and
+`app`. It imports no other service.
 """

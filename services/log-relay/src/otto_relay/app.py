@@ -4,20 +4,29 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
 
 from otto_relay.collector import Collector
-from otto_relay.errors import RequestError
+from otto_relay.errors import RequestError, SpoolWriteError
 from otto_relay.files import Files
+from otto_relay.forwarder import Forwarder
+from otto_relay.handler import Reach, Tally
+from otto_relay.handler_client import OttoHandler
 from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
 from otto_relay.handler_service import HandlerLogs
+from otto_relay.metrics import measured
+from otto_relay.notifier import Notifier
+from otto_relay.outbox import Outboxes
+from otto_relay.outgoing import Outgoing
 from otto_relay.pipelines import ExecutorRuns
 from otto_relay.push import Pushes
-from otto_relay.registry import Registry
+from otto_relay.registry import Registry, directory_name
 from otto_relay.retention import Retention
 from otto_relay.service import SERVICE, LogStreaming
 from otto_relay.settings import Settings
@@ -28,8 +37,8 @@ from otto_relay.workers import Releases, ScalerFleet, watch_workers
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
-from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
-from ottoscaler.v1.otto_handler_log_service_pb2_grpc import add_OttoHandlerLogServiceServicer_to_server
+from ottoscaler.v1 import otto_handler_log_service_pb2, ottoscaler_service_pb2, pipeline_service_pb2
+from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub, add_OttoHandlerLogServiceServicer_to_server
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
@@ -90,13 +99,63 @@ async def relay_component(
                     executor_address or settings.executor_address, [pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]]
                 ) as executor,
             ):
-                yield _composed(settings, registry, source or own_source, scaler, executor)
+                async with _handler(settings, registry, spool_dir / "handler", files) as handler:
+                    yield _composed(settings, registry, source or own_source, scaler, executor, handler)
         finally:
             own_source.close()
             files.close()
 
 
-def _composed(settings: Settings, registry: Registry, source: LogSource, scaler: grpc.aio.Channel, executor: grpc.aio.Channel) -> Component:
+@dataclass(frozen=True)
+class _Handler:
+    """The push to otto-handler, if there is one."""
+
+    relay_id: str
+    outgoing: Outgoing | None = None
+    runs: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
+
+
+@asynccontextmanager
+async def _handler(settings: Settings, registry: Registry, directory: Path, files: Files) -> AsyncIterator[_Handler]:
+    relay_id = secrets.token_hex(16)
+    address = settings.handler_address
+    if not address:
+        yield _Handler(relay_id)
+        return
+    outboxes, tally = Outboxes(directory, files), Tally()
+    descriptor = otto_handler_log_service_pb2.DESCRIPTOR.services_by_name["OttoHandlerLogService"]
+    async with dial(address, [descriptor], settings.handler_timeout) as channel:
+        client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id)
+        reach = Reach(address, lambda: sum(outbox.owed for outbox in outboxes.by_worker.values()))
+        longest = settings.handler_longest_wait
+        forwarder = Forwarder(
+            outboxes, client, tally, reach, window=settings.handler_window, timeout=settings.handler_timeout, longest_wait=longest
+        )
+        notifier = Notifier(outboxes, client, tally, reach, longest)
+        outgoing = Outgoing(outboxes, forwarder, notifier, directory_name)
+
+        def resume() -> None:
+            outboxes.load()
+            outgoing.resume(registry.workers.values())
+
+        try:
+            await asyncio.to_thread(resume)
+        except (OSError, SpoolWriteError) as error:
+            raise StartError(f"the spool directory {directory} can't be used: {error}") from error
+        registry.observer = outgoing
+        with measured(tally, outboxes):
+            yield _Handler(relay_id, outgoing, (forwarder.run, notifier.run))
+
+
+def _composed(
+    settings: Settings,
+    registry: Registry,
+    source: LogSource,
+    scaler: grpc.aio.Channel,
+    executor: grpc.aio.Channel,
+    handler: _Handler,
+) -> Component:
+    outgoing = handler.outgoing
     workers = OttoscalerServiceStub(scaler)
     tracker = Tracker(registry, ExecutorRuns(PipelineServiceStub(executor)), settings.stage_wait)
     releases = Releases(workers, settings.release_interval)
@@ -106,15 +165,19 @@ def _composed(settings: Settings, registry: Registry, source: LogSource, scaler:
         settings.max_line_bytes,
         settings.stage_wait,
         collected=lambda known: releases.add(known.worker_id),
+        noted=outgoing.noted if outgoing else lambda _: None,
+        vanished=outgoing.vanished if outgoing else lambda _: None,
         joined=lambda known: tracker.track(registry.build(known.facts.pipeline_id)) if known.facts.pipeline_id else None,
     )
     pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.push_idle)
+    if outgoing:
+        pushes.tell(outgoing.told)
     retention = Retention(registry, settings.retention_seconds, settings.retention_bytes)
     streaming = LogStreaming(settings, registry, tracker, pushes, ScalerFleet(workers, settings.peer_timeout))
 
     def register(server: grpc.aio.Server) -> None:
         streaming.register(server)
-        add_OttoHandlerLogServiceServicer_to_server(HandlerLogs(pushes), server)
+        add_OttoHandlerLogServiceServicer_to_server(HandlerLogs(pushes, handler.relay_id), server)
 
     async def sweep() -> None:
         while True:
@@ -129,6 +192,8 @@ def _composed(settings: Settings, registry: Registry, source: LogSource, scaler:
             group.create_task(releases.run(), name="release workers")
             group.create_task(retention.run(settings.retention_interval), name="retention")
             group.create_task(sweep(), name="end idle workers")
+            for push in handler.runs:
+                group.create_task(push(), name=push.__qualname__)
             await watch_workers(workers, collector, ready)
 
     return Component("log-relay", (SERVICE, HANDLER_SERVICE), register, run, (RequestError,))

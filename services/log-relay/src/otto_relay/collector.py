@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from otto_relay.errors import SourceError, SourceLostError, SpoolWriteError
 from otto_relay.levels import WARN, level_of
 from otto_relay.masking import Masker
+from otto_relay.notices import Sighting
 from otto_relay.records import LEVEL_SHIFT, STDERR
 from otto_relay.registry import Registry
 from otto_relay.sources.protocol import Ending, Line, LogSource
@@ -42,6 +43,8 @@ class Observed:
     phase: int
     started: bool
     """It ran, so it has a log."""
+    sighting: Sighting
+    """What otto-handler is told of."""
 
 
 @dataclass(slots=True)
@@ -79,10 +82,13 @@ class Collector:
         patience: float,
         collected: Callable[[WorkerLog], None],
         joined: Callable[[WorkerLog], None],
+        noted: Callable[[Observed], None],
+        vanished: Callable[[str], None],
     ) -> None:
         """`patience`: seconds that an ended worker's unreadable source is tried.
 
-        `collected` is called with each worker whose lines are complete, again whenever the scaler shows it; `joined` with each new one.
+        `collected` is called with each worker whose lines are complete, again whenever the scaler shows it; `joined` with each new one;
+        `noted` with everything that the scaler shows, `vanished` with the name of a worker that it lost: these raise SpoolWriteError.
         """
         self._registry = registry
         self._source = source
@@ -90,6 +96,8 @@ class Collector:
         self._patience = patience
         self._collected = collected
         self._joined = joined
+        self._noted = noted
+        self._vanished = vanished
         self._followed: dict[str, _Followed] = {}
         self._group: asyncio.TaskGroup | None = None
         self._later: dict[str, Observed] = {}
@@ -121,6 +129,7 @@ class Collector:
                 return
             known.reopen(seen.uid)
             self._joined(known)
+        self._noted(seen)
         followed = self._followed.get(seen.worker_id)
         if followed is None:
             if known.ended and (seen.phase != FINISHED or known.facts.durable):
@@ -141,6 +150,7 @@ class Collector:
         known = self._registry.workers.get(worker_id)
         if known is None or known.ended or known.facts.origin != FOLLOWED:
             return
+        self._vanished(worker_id)
         followed = self._followed.get(worker_id) or self._follow(known, started=known.spool.last > known.facts.position_from)
         followed.ending.set()
 

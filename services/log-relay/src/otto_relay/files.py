@@ -1,6 +1,7 @@
 """A bounded number of open files for an unbounded number of paths, shared by all who read and write the spool."""
 
 import contextlib
+import errno
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -43,6 +44,11 @@ class Files:
             with contextlib.suppress(OSError):
                 os.truncate(path, at)
             raise SpoolWriteError(f"{path}: {error.strerror}") from error
+
+    def overwrite(self, path: Path, data: bytes) -> None:
+        """Writes `data` over the beginning of a file with one system call, making the file if need be. Raises OSError."""
+        if os.pwrite(self._descriptor(path, os.O_CREAT), data, 0) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def read(self, path: Path, at: int, count: int) -> bytes:
         """At most `count` bytes from an offset. Raises FileNotFoundError when the file was deleted."""

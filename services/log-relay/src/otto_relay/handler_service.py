@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc.aio
 
-from otto_relay.push import Answer, Pushes
+from otto_relay.handler_client import RELAY_ID
+from otto_relay.push import Answer, Notification, Pushes, Verdict
 from otto_relay.service import RETRY_PAUSE
 from otto_relay.translate import pushed
 from ottoscaler.v1.otto_handler_log_service_pb2 import (
@@ -23,21 +24,24 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _THROTTLE_MS = 1000
 _ANSWERS = {Answer.STORED: LogForwardResponse.ACK, Answer.AGAIN: LogForwardResponse.RETRY, Answer.NEVER: LogForwardResponse.DROP}
 _ACKS = {Answer.STORED: WorkerStatusAck.RECEIVED, Answer.AGAIN: WorkerStatusAck.IGNORED, Answer.NEVER: WorkerStatusAck.ERROR}
+_OWN = Verdict(Answer.NEVER, "this very relay has sent it: OTTO_RELAY_HANDLER_ADDRESS names the relay itself")
 _OVER = {WorkerStatusNotification.COMPLETED, WorkerStatusNotification.FAILED, WorkerStatusNotification.TERMINATED}
 
 
 class HandlerLogs(OttoHandlerLogServiceServicer):
     """The servicer."""
 
-    def __init__(self, pushes: Pushes) -> None:
+    def __init__(self, pushes: Pushes, relay_id: str) -> None:
         self._pushes = pushes
+        self._relay_id = relay_id
 
     async def ForwardWorkerLogs(self, request_iterator: AsyncIterator[WorkerLogEntry], context: Context) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """Stores line by line; each gets its answer, in order; an idle stream stays open."""
         session = self._pushes.open()
+        own = (RELAY_ID, self._relay_id) in (context.invocation_metadata() or ())
         try:
             async for entry in request_iterator:
-                verdict = self._pushes.store(session, pushed(entry))
+                verdict = _OWN if own else self._pushes.store(session, pushed(entry))
                 again = verdict.answer is Answer.AGAIN
                 if again:
                     await asyncio.sleep(RETRY_PAUSE)
@@ -57,5 +61,6 @@ class HandlerLogs(OttoHandlerLogServiceServicer):
         if request.status not in WorkerStatusNotification.StatusType.values():
             return WorkerStatusAck(status=WorkerStatusAck.ERROR, message=f"status: {request.status} is not known")
         name = WorkerStatusNotification.StatusType.Name(request.status)
-        verdict = self._pushes.notify(request.worker_id, request.task_id, name, over=request.status in _OVER)
+        said = Notification(name, request.status in _OVER, request.timestamp, request.reason)
+        verdict = self._pushes.notify(request.worker_id, request.task_id, said)
         return WorkerStatusAck(status=_ACKS[verdict.answer], message=verdict.message)

@@ -8,6 +8,7 @@ import enum
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from otto_relay.errors import SpoolWriteError
@@ -54,6 +55,17 @@ class Pushed:
     metadata: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What a worker says of itself."""
+
+    status: str
+    over: bool
+    """It will send nothing more."""
+    timestamp: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Session:
     """An open stream, and whose lines came through it."""
@@ -64,8 +76,15 @@ class Session:
 class Pushes:
     """All workers that send their lines themselves."""
 
-    def __init__(self, registry: Registry, limit: int, max_line_bytes: int, idle: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limit: int,
+        max_line_bytes: int,
+        idle: float,
+    ) -> None:
         """`limit`: how many may be open at once; `idle` in seconds."""
+        self._told: Callable[[str, Notification], None] | None = None
         self._registry = registry
         self._limit = limit
         self._max_line_bytes = max_line_bytes
@@ -75,6 +94,10 @@ class Pushes:
         self._quiet: dict[str, float] = {}
         """Open workers, and since when (monotonic seconds) no stream of theirs is."""
         self._retried: dict[str, None] = {}
+
+    def tell(self, told: Callable[[str, Notification], None]) -> None:
+        """`told` gets the name of a worker and what is news of it; it raises SpoolWriteError."""
+        self._told = told
 
     def resume(self) -> None:
         """Takes up the workers that had not ended when the process did."""
@@ -150,8 +173,9 @@ class Pushes:
         self._retried.pop(line.worker_id, None)
         return Verdict(Answer.STORED, sequence=sequence)
 
-    def notify(self, worker_id: str, task_id: str, status: str, *, over: bool) -> Verdict:
-        """A worker's state changed; `over` if it will send nothing more. AGAIN stands for "nothing new", NEVER for "can't be taken"."""
+    def notify(self, worker_id: str, task_id: str, said: Notification) -> Verdict:
+        """A worker's state changed. AGAIN stands for "nothing new", NEVER for "can't be taken"."""
+        status, over = said.status, said.over
         known = self._registry.workers.get(worker_id)
         if known is not None and known.facts.origin == FOLLOWED:
             return Verdict(Answer.AGAIN, "the scaler tells of this worker")
@@ -164,6 +188,8 @@ class Pushes:
         elif not over:
             return Verdict(Answer.AGAIN, "this worker has ended")
         try:
+            if self._told is not None:
+                self._told(worker_id, said)
             known.facts.status = status
             if over:
                 self._end(known)

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from otto_relay.bell import Bell
 from otto_relay.build_log import BuildLog
@@ -27,6 +28,22 @@ class Task:
         self.bell = Bell()
 
 
+class Observer(Protocol):
+    """Whoever has to know of every worker."""
+
+    def joining(self, facts: Facts) -> None:
+        """A worker becomes known. Raises SpoolWriteError; then it does not."""
+        ...
+
+    def changed(self, known: WorkerLog) -> None:
+        """It has new lines."""
+        ...
+
+    def leaving(self, known: WorkerLog) -> None:
+        """Its lines are about to be deleted. Raises SpoolWriteError; then they are not."""
+        ...
+
+
 class Registry:
     """All that is kept, by name. One writer: the event loop."""
 
@@ -37,6 +54,7 @@ class Registry:
         self.builds: dict[str, BuildLog] = {}
         self.bell = Bell()
         """Rung when a worker has become known."""
+        self.observer: Observer | None = None
         self._workers_dir = directory / "workers"
         self._builds_dir = directory / "pipelines"
         self._files = files
@@ -67,14 +85,21 @@ class Registry:
             log.order = build
         task = self.tasks.setdefault(facts.task_id, Task())
         log.task_bell = task.bell
+        log.changed = self._changed
         task.workers.append(log)
         self.workers[facts.worker_id] = log
         task.bell.ring()
         self.bell.ring()
 
+    def _changed(self, log: WorkerLog) -> None:
+        if self.observer is not None:
+            self.observer.changed(log)
+
     def add(self, facts: Facts) -> WorkerLog:
         """A new worker, written down. Raises SpoolWriteError."""
         facts.created = time.time()
+        if self.observer is not None:
+            self.observer.joining(facts)
         log = WorkerLog(facts, self._workers_dir / directory_name(facts.worker_id), self._files, self._segment_bytes)
         log.save()
         self._put(log)
@@ -106,6 +131,8 @@ class Registry:
         Returns the bytes freed.
         """
         freed = log.size
+        if self.observer is not None:
+            self.observer.leaving(log)
         self.workers.pop(log.worker_id, None)
         task = self.tasks.get(log.facts.task_id)
         if task is not None and log in task.workers:

@@ -6,6 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from otto_runtime.addresses import parse
+
 
 class Settings(msgspec.Struct, frozen=True):
     """What the log-relay can be told. Prefix OTTO_RELAY."""
@@ -89,6 +91,28 @@ class Settings(msgspec.Struct, frozen=True):
             "ended, unless NotifyWorkerStatus says so before.",
         ),
     ] = 60.0
+    handler_address: Annotated[
+        str,
+        Meta(
+            description="Host and port of otto-handler's OttoHandlerLogService, to which every line and notice is pushed; empty: none. "
+            "Workers that end while it is empty are not pushed later."
+        ),
+    ] = ""
+    handler_window: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10000,
+            description="Most lines that otto-handler was sent and has not answered. 1: each line waits for the answer to the one before.",
+        ),
+    ] = 256
+    handler_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds that otto-handler may take for an answer; then the line is sent again on a new stream.")
+    ] = 30.0
+    handler_longest_wait: Annotated[
+        float,
+        Meta(gt=0, description="Longest time in seconds between attempts to reach otto-handler, or to send a line again after RETRY."),
+    ] = 5.0
     poll_interval: Annotated[
         float,
         Meta(
@@ -97,3 +121,11 @@ class Settings(msgspec.Struct, frozen=True):
             "reports no change (network file systems never do).",
         ),
     ] = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks what a bound can't say."""
+        if self.handler_address:
+            try:
+                parse(self.handler_address)
+            except ValueError as error:
+                raise ValueError(f"OTTO_RELAY_HANDLER_ADDRESS={self.handler_address!r}: {error}") from error

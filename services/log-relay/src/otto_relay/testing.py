@@ -1,11 +1,11 @@
-"""Doubles of what the relay stands between: a source in memory, a scaler and an executor that say what a test tells them, over real gRPC.
+"""Doubles of what the relay stands between: a source in memory; a scaler, an executor and an otto-handler that do what a test tells them.
 
 `MemorySource` passes the same contract tests as the real source. Imported by tests only.
 """
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ from otto_relay.errors import SourceError, SourceLostError
 from otto_relay.sources.protocol import Ending, Line, Split
 from otto_relay.wire import rfc3339
 from ottoscaler.v1 import pipeline_pb2, pipeline_service_pb2, stage_pb2
+from ottoscaler.v1.otto_handler_log_service_pb2 import LogForwardResponse, WorkerLogEntry, WorkerStatusAck, WorkerStatusNotification
+from ottoscaler.v1.otto_handler_log_service_pb2_grpc import (
+    OttoHandlerLogServiceServicer,
+    add_OttoHandlerLogServiceServicer_to_server,
+)
 from ottoscaler.v1.ottoscaler_service_pb2 import (
     ReleaseWorkersRequest,
     ReleaseWorkersResponse,
@@ -266,6 +271,74 @@ async def peers(scaler: FakeScaler, executor: FakeExecutor, address: str = "127.
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_OttoscalerServiceServicer_to_server(scaler, server)
     add_PipelineServiceServicer_to_server(executor, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+class FakeHandler(OttoHandlerLogServiceServicer):
+    """otto-handler: answers as a test tells it, and remembers everything that reached it, over any number of restarts."""
+
+    def __init__(self) -> None:
+        self.got: list[WorkerLogEntry] = []
+        """Every line that arrived."""
+        self.taken: list[WorkerLogEntry] = []
+        """Those that were acknowledged."""
+        self.notices: list[WorkerStatusNotification] = []
+        self.streams = 0
+        self.answer: Callable[[WorkerLogEntry], LogForwardResponse | None] = lambda _: LogForwardResponse()
+        """What to say of a line; None: nothing, ever."""
+        self.acknowledge: Callable[[WorkerStatusNotification], WorkerStatusAck | None] = lambda _: WorkerStatusAck()
+        """What to say of a notice; None: nothing, ever."""
+        self.slowness = 0.0
+        """Seconds that each line takes."""
+
+    def messages(self, worker_id: str) -> list[str]:
+        """The acknowledged lines of a worker as they came."""
+        return [entry.message for entry in self.taken if entry.worker_id == worker_id]
+
+    def sequences(self, worker_id: str) -> list[int]:
+        """The sequences of the acknowledged lines of a worker as they came."""
+        return [int(entry.metadata["otto.sequence"]) for entry in self.taken if entry.worker_id == worker_id]
+
+    def told(self, worker_id: str) -> list[str]:
+        """The kinds of a worker's notices as they came."""
+        kinds = WorkerStatusNotification.StatusType
+        return [kinds.Name(notice.status) for notice in self.notices if notice.worker_id == worker_id]
+
+    async def ForwardWorkerLogs(self, request_iterator: AsyncIterator[WorkerLogEntry], context: Any) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
+        """See the contract."""
+        self.streams += 1
+        async for entry in request_iterator:
+            self.got.append(entry)
+            if self.slowness:
+                await asyncio.sleep(self.slowness)
+            answer = self.answer(entry)
+            if answer is None:
+                await asyncio.Event().wait()
+                return
+            if answer.status == LogForwardResponse.ACK:
+                self.taken.append(entry)
+            await context.write(answer)
+
+    async def NotifyWorkerStatus(self, request: WorkerStatusNotification, _context: Any) -> WorkerStatusAck:  # noqa: N802 - the method's name in the contract
+        """See the contract."""
+        self.notices.append(request)
+        ack = self.acknowledge(request)
+        if ack is None:
+            await asyncio.Event().wait()
+            raise AssertionError
+        return ack
+
+
+@asynccontextmanager
+async def handling(handler: FakeHandler, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """otto-handler on a port of this machine; gives the address. Leaving it is how it dies: open streams end with an error."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add_OttoHandlerLogServiceServicer_to_server(handler, server)
     port = server.add_insecure_port(address)
     await server.start()
     try:

@@ -8,14 +8,16 @@ from otto_relay.build_log import Part
 from otto_relay.collector import FINISHED, PENDING, RUNNING, Observed
 from otto_relay.errors import InvalidRequestError
 from otto_relay.levels import LEVELS
+from otto_relay.notices import Notice, Sighting
 from otto_relay.push import Pushed
 from otto_relay.selection import SOURCES, Selection
 from otto_relay.tracking import Progress
-from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, LogSelection, WorkerIdentifier
-from ottoscaler.v1.otto_handler_log_service_pb2 import WorkerLogEntry
+from otto_relay.worker_log import Facts
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, LogSelection, WorkerIdentifier, WorkerMetadata
+from ottoscaler.v1.otto_handler_log_service_pb2 import WorkerLogEntry, WorkerStatusNotification
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress
 from ottoscaler.v1.stage_pb2 import STAGE_CANCELLED, STAGE_COMPLETED, STAGE_FAILED
-from ottoscaler.v1.worker_pb2 import WorkerPodStatus
+from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus
 
 _MOST_WORDS = 100
 _LONGEST_WORD = 1000
@@ -118,7 +120,23 @@ def observed(worker: WorkerPodStatus) -> Observed:
         worker.uid,
         _PHASES.get(worker.status, RUNNING),
         bool(worker.started_at),
+        Sighting(
+            worker.status,
+            worker.created_at,
+            worker.started_at,
+            worker.completed_at,
+            worker.node_name,
+            _cause(worker.failure_cause),
+            worker.exit_code if worker.HasField("exit_code") else None,
+            worker.error_message,
+        ),
     )
+
+
+def _cause(number: FailureCause.ValueType) -> str:
+    """The name of a cause of failure; a number that is not known here is a failure too."""
+    name = FailureCause.Name(number) if number in FailureCause.values() else "FAILURE_CAUSE_INTERNAL"
+    return "" if name == "FAILURE_CAUSE_UNSPECIFIED" else name.removeprefix("FAILURE_CAUSE_")
 
 
 def progress_of(message: PipelineProgress) -> Progress:
@@ -134,3 +152,40 @@ def is_final(message: PipelineProgress) -> bool:
 def pushed(entry: LogEntry | WorkerLogEntry) -> Pushed:
     """A line that its worker sends itself."""
     return Pushed(entry.worker_id, entry.task_id, entry.timestamp, entry.level, entry.source, entry.message, dict(entry.metadata))
+
+
+def forwarded(entry: bytes, facts: Facts, created_at: str, sequence: int, dropped: int) -> WorkerLogEntry:
+    """An encoded LogEntry as otto-handler gets it: what its message has no field for stands in the metadata."""
+    line = LogEntry.FromString(entry)
+    metadata = {**line.metadata, "otto.sequence": str(sequence), **_identity(facts)}
+    if dropped:
+        metadata["otto.dropped_before"] = str(dropped)
+    return WorkerLogEntry(
+        worker_id=line.worker_id,
+        task_id=line.task_id,
+        timestamp=line.timestamp,
+        level=line.level,
+        source=line.source,
+        message=line.message,
+        pod_metadata=WorkerMetadata(pod_name=line.worker_id, created_at=created_at),
+        metadata=metadata,
+    )
+
+
+def notification(facts: Facts, notice: Notice) -> WorkerStatusNotification:
+    """A notice as otto-handler gets it."""
+    return WorkerStatusNotification(
+        worker_id=facts.worker_id,
+        task_id=facts.task_id,
+        status=WorkerStatusNotification.StatusType.Value(notice.kind),
+        timestamp=notice.timestamp,
+        reason=notice.reason,
+        metadata={**notice.metadata, "otto.notice_sequence": str(notice.number), **_identity(facts)},
+    )
+
+
+def _identity(facts: Facts) -> dict[str, str]:
+    found = {"otto.pipeline_id": facts.pipeline_id, "otto.stage_id": facts.stage_id}
+    if facts.attempt:
+        found["otto.attempt"] = str(facts.attempt)
+    return {key: value for key, value in found.items() if value}

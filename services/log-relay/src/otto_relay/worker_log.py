@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -91,6 +92,8 @@ class WorkerLog:
         self.bell = Bell()
         self.task_bell = Bell()
         """Rung as well; the registry puts the task's here."""
+        self.changed: Callable[[WorkerLog], None] | None = None
+        """Called when it has new lines; the registry's."""
         self.order: Order | None = None
         """The pipeline's, if it belongs to one; the registry puts it here."""
         self.removed = False
@@ -154,6 +157,8 @@ class WorkerLog:
             log.warning("relay.order.delayed", extra={"worker": self.worker_id, "reason": str(error)})
         self.bell.ring()
         self.task_bell.ring()
+        if self.changed is not None:
+            self.changed(self)
         return sequence
 
     def place(self) -> None:

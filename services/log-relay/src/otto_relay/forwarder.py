@@ -1,0 +1,260 @@
+"""Pushes every stored line to otto-handler, in order per worker, at its pace, and until it has answered for each.
+
+One stream for all workers, who take turns. At first a single line may be unanswered, each good answer allows one more up to the window;
+RETRY or a throttle brings it back to a single one until a whole window of good answers has come, so that a receiver in trouble is never
+run over. The spool is the queue: a slow receiver costs a place per worker and one chunk of lines, whatever the backlog.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from otto_relay.bell import Bell
+from otto_relay.handler import Handler, HandlerLostError, LineStream, Outcome, Reach, Reply, Tally, Waits, is_milestone
+from otto_relay.levels import WARN
+from otto_relay.outbox import Outbox, Outboxes
+from otto_relay.records import LEVEL_SHIFT, STDERR, Record
+from otto_relay.spool import Cursor
+from otto_relay.wire import Stamps, line_payload, metadata_fields, worker_fields
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 16384
+"""Bytes of lines that a worker sends before the next one's turn."""
+
+
+class _Line:
+    """A line to be sent, or a sentence in place of `missing` lines that can't be."""
+
+    __slots__ = ("dropped", "entry", "missing", "sequence")
+
+    def __init__(self, sequence: int, entry: bytes, dropped: int = 0, missing: int = 0) -> None:
+        self.sequence = sequence
+        self.entry = entry
+        self.dropped = dropped
+        self.missing = missing
+
+
+class Forwarder:
+    """The push of lines."""
+
+    def __init__(
+        self, outboxes: Outboxes, handler: Handler, tally: Tally, reach: Reach, *, window: int, timeout: float, longest_wait: float
+    ) -> None:
+        """`window` lines may be unanswered; `timeout` seconds for an answer; `longest_wait` seconds between attempts."""
+        self._outboxes = outboxes
+        self._handler = handler
+        self._tally = tally
+        self._reach = reach
+        self._window = window
+        self._timeout = timeout
+        self._waits = Waits(longest_wait)
+        self._bell = Bell()
+        self._turns: dict[Outbox, None] = {}
+        """Whose turn comes, in this order."""
+        self._held: dict[Outbox, asyncio.TimerHandle] = {}
+        """Whose line was to be sent again, until when."""
+        self._flight: deque[tuple[Outbox, _Line]] = deque()
+        self._allowed = 1
+        self._good = 0
+        """Good answers in a row."""
+        self._careful = False
+        self._resume_at = 0.0
+
+    def wake(self, outbox: Outbox) -> None:
+        """There is something to send for this worker."""
+        if outbox not in self._turns and outbox not in self._held:
+            self._turns[outbox] = None
+            self._bell.ring()
+
+    async def run(self) -> None:
+        """Pushes, for ever. What is unanswered when it is cancelled is sent again by the next process."""
+        try:
+            while True:
+                while not self._turns:
+                    await self._bell.wait()
+                try:
+                    async with self._handler.lines() as stream, asyncio.TaskGroup() as group:
+                        group.create_task(self._send(stream), name="send lines")
+                        group.create_task(self._receive(stream), name="receive answers")
+                except* HandlerLostError as errors:
+                    self._reach.failed(str(errors.exceptions[0]))
+                self._start_again()
+                await asyncio.sleep(self._waits.next())
+        finally:
+            for timer in self._held.values():
+                timer.cancel()
+
+    def _start_again(self) -> None:
+        """What was unanswered is owed again."""
+        self._flight.clear()
+        self._tally.unanswered = 0
+        self._allowed, self._good = 1, 0
+        for outbox in self._outboxes.by_worker.values():
+            outbox.sent = 0
+            outbox.waiting = False
+            if outbox.owed:
+                self.wake(outbox)
+
+    async def _send(self, stream: LineStream) -> None:
+        while True:
+            if not self._turns:
+                await self._bell.wait()
+                continue
+            outbox = next(iter(self._turns))
+            try:
+                for line in self._lines(outbox):
+                    await self._room()
+                    if outbox in self._held or (outbox.position.again and line.sequence > outbox.position.answered):
+                        break
+                    await self._send_line(stream, outbox, line)
+                    if outbox.waiting:
+                        break
+            except OSError as error:
+                log.warning("relay.handler.unread", extra={"worker": outbox.worker_id, "reason": str(error)})
+                self._hold(outbox, self._waits.next())
+            # Behind the others.
+            self._turns.pop(outbox, None)
+            if self._has_more(outbox):
+                self.wake(outbox)
+            await asyncio.sleep(0)
+
+    async def _send_line(self, stream: LineStream, outbox: Outbox, line: _Line) -> None:
+        # What is sent again, or stands for others, is answered before anything follows it.
+        outbox.waiting = line.missing > 0 or line.sequence <= outbox.position.answered
+        outbox.sent = max(outbox.sent, line.sequence)
+        self._flight.append((outbox, line))
+        self._tally.unanswered = len(self._flight)
+        self._bell.ring()
+        await stream.send(outbox, line.entry, line.sequence, line.dropped)
+
+    def _has_more(self, outbox: Outbox) -> bool:
+        if outbox.waiting or outbox in self._held:
+            return False
+        return bool(outbox.position.again) or max(outbox.sent, outbox.position.answered) < outbox.newest
+
+    async def _room(self) -> None:
+        """Waits until one more line may be sent."""
+        while len(self._flight) >= self._allowed:
+            await self._bell.wait()
+        while (pause := self._resume_at - time.monotonic()) > 0:
+            await self._bell.wait(pause)
+
+    def _lines(self, outbox: Outbox) -> Iterator[_Line]:
+        """The next lines of a worker, from about a chunk of bytes."""
+        if outbox.waiting:
+            return
+        again = outbox.position.again
+        if again:
+            yield from self._read(outbox, again[0], again[0])
+            return
+        first = max(outbox.sent, outbox.position.answered) + 1
+        if first <= outbox.newest:
+            yield from self._read(outbox, first, outbox.newest)
+
+    def _read(self, outbox: Outbox, first: int, last: int) -> Iterator[_Line]:
+        known = outbox.known
+        if known is None or known.removed:
+            yield self._missing(outbox, first, last)
+            return
+        spool = known.spool
+        last = min(last, spool.last)
+        cursor = outbox.place[1] if outbox.place is not None and outbox.place[0] is spool else None
+        if cursor is None or cursor.next != first:
+            cursor = Cursor(spool, first)
+        outbox.place = spool, cursor
+        records: list[Record] = []
+        while not records and not cursor.caught_up:
+            records = cursor.read(_CHUNK)
+        expected = first
+        for record in records:
+            if record.sequence > last:
+                break
+            if record.sequence > expected:
+                yield self._missing(outbox, expected, record.sequence - 1)
+            yield _Line(record.sequence, known.fields + record.payload, record.dropped)
+            expected = record.sequence + 1
+        if expected <= last and (first == last or not records):
+            yield self._missing(outbox, expected, last)
+
+    def _missing(self, outbox: Outbox, first: int, last: int) -> _Line:
+        count = last - first + 1
+        words = f"[ottoscaler] {count} lines are missing here: they were deleted before they could be sent"
+        metadata = metadata_fields({"otto.notice": "lines_missing", "otto.missing": str(count)})
+        payload = line_payload(Stamps().field(time.time_ns()), WARN << LEVEL_SHIFT | STDERR, last, words.encode(), metadata)
+        return _Line(last, worker_fields(outbox.worker_id, outbox.facts.task_id) + payload, missing=count)
+
+    async def _receive(self, stream: LineStream) -> None:
+        while True:
+            while not self._flight:
+                await self._bell.wait()
+            reply = await stream.receive(self._timeout)
+            if not self._flight:
+                raise HandlerLostError("it answered more lines than it was sent")
+            outbox, line = self._flight.popleft()
+            self._tally.unanswered = len(self._flight)
+            self._reach.worked()
+            self._waits.reset()
+            self._pace(reply)
+            self._answered(outbox, line, reply)
+            self._bell.ring()
+
+    def _pace(self, reply: Reply) -> None:
+        if reply.throttle > 0:
+            self._resume_at = max(self._resume_at, time.monotonic() + reply.throttle)
+        if reply.throttle > 0 or reply.outcome is Outcome.AGAIN:
+            self._allowed, self._good, self._careful = 1, 0, True
+            return
+        self._good += 1
+        if self._careful and self._good < self._window:
+            return
+        self._careful = False
+        self._allowed = min(self._allowed + 1, self._window)
+
+    def _answered(self, outbox: Outbox, line: _Line, reply: Reply) -> None:
+        where = {"worker": outbox.worker_id, "sequence": line.sequence}
+        outbox.waiting = False
+        if reply.outcome is Outcome.AGAIN:
+            if not outbox.position.again or line.sequence <= outbox.position.answered:
+                outbox.retries += 1
+            self._tally.retried += 1
+            if line.missing:
+                outbox.sent = outbox.position.answered
+            else:
+                outbox.position.repeat(line.sequence)
+            if is_milestone(outbox.retries):
+                log.warning("relay.handler.retried", extra={**where, "times": outbox.retries, "reason": reply.message})
+            self._hold(outbox, self._waits.after(outbox.retries))
+        else:
+            outbox.position.settle(line.sequence)
+            if not outbox.position.again:
+                outbox.retries = 0
+            if line.missing:
+                self._tally.missing += line.missing
+                log.warning("relay.handler.missing", extra={"worker": outbox.worker_id, "lines": line.missing})
+            if reply.outcome is Outcome.NEVER:
+                outbox.dropped += 1
+                self._tally.dropped += 1
+                if is_milestone(outbox.dropped):
+                    log.warning("relay.handler.dropped", extra={**where, "lines": outbox.dropped, "reason": reply.message})
+            elif not line.missing:
+                self._tally.pushed += 1
+        outbox.keep()
+        if self._has_more(outbox):
+            self.wake(outbox)
+        elif not outbox.owed:
+            outbox.place = None
+            self._outboxes.drop(outbox)
+
+    def _hold(self, outbox: Outbox, seconds: float) -> None:
+        self._turns.pop(outbox, None)
+        if (timer := self._held.pop(outbox, None)) is not None:
+            timer.cancel()
+
+        def release() -> None:
+            del self._held[outbox]
+            self.wake(outbox)
+
+        self._held[outbox] = asyncio.get_running_loop().call_later(seconds, release)

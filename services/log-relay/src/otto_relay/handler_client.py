@@ -1,0 +1,89 @@
+"""The relay as a client of otto-handler (OttoHandlerLogService)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from otto_relay.handler import HandlerLostError, Outcome, Receipt, Reply
+from otto_relay.notices import Notice
+from otto_relay.outbox import Outbox
+from otto_relay.translate import forwarded, notification
+from ottoscaler.v1.otto_handler_log_service_pb2 import LogForwardResponse, WorkerStatusAck
+
+if TYPE_CHECKING:
+    from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceAsyncStub
+
+RELAY_ID = "otto-relay-id"
+"""Call metadata: which relay sends, so that one that was given its own address notices."""
+_OUTCOMES = {LogForwardResponse.ACK: Outcome.STORED, LogForwardResponse.DROP: Outcome.NEVER}
+_RECEIPTS = {WorkerStatusAck.RECEIVED: Receipt.TAKEN, WorkerStatusAck.IGNORED: Receipt.KNOWN}
+_NEVER = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+}
+"""What says that this very notice is the trouble; any other status is an outage."""
+
+
+class _Lines:
+    """An open ForwardWorkerLogs."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def send(self, outbox: Outbox, entry: bytes, sequence: int, dropped: int) -> None:
+        """See LineStream."""
+        try:
+            await self._call.write(forwarded(entry, outbox.facts, outbox.created_at, sequence, dropped))
+        except grpc.aio.AioRpcError as error:
+            raise HandlerLostError(f"{error.code().name}: {error.details()}") from error
+        except asyncio.InvalidStateError as error:
+            raise HandlerLostError("it has ended the stream") from error
+
+    async def receive(self, timeout: float) -> Reply:
+        """See LineStream."""
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._call.read()
+        except TimeoutError as error:
+            raise HandlerLostError(f"no answer within {timeout:g} s") from error
+        except grpc.aio.AioRpcError as error:
+            raise HandlerLostError(f"{error.code().name}: {error.details()}") from error
+        if answer is grpc.aio.EOF:
+            raise HandlerLostError("it has ended the stream")
+        return Reply(_OUTCOMES.get(answer.status, Outcome.AGAIN), answer.message, max(answer.throttle_ms, 0) / 1000)
+
+
+class OttoHandler:
+    """otto-handler behind a channel."""
+
+    def __init__(self, stub: "OttoHandlerLogServiceAsyncStub", relay_id: str) -> None:
+        """The stub's channel has deadlines for unary calls."""
+        self._stub = stub
+        self._metadata = ((RELAY_ID, relay_id),)
+
+    @asynccontextmanager
+    async def lines(self) -> AsyncIterator[_Lines]:
+        """See Handler."""
+        call = self._stub.ForwardWorkerLogs(metadata=self._metadata)
+        try:
+            yield _Lines(call)
+        finally:
+            call.cancel()
+
+    async def notify(self, outbox: Outbox, notice: Notice) -> tuple[Receipt, str]:
+        """See Handler."""
+        try:
+            ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            words = f"{error.code().name}: {error.details()}"
+            if error.code() in _NEVER:
+                return Receipt.REFUSED, words
+            raise HandlerLostError(words) from error
+        return _RECEIPTS.get(ack.status, Receipt.REFUSED), ack.message

@@ -1,0 +1,188 @@
+"""What otto-handler is owed of each worker, on disk: its notices, and how far its lines have been answered for.
+
+It lies beside the spool and not in it, so that a worker whose lines were deleted before they could be sent is still told of: as a count
+of what is missing, and with its notices.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from otto_relay.errors import SpoolWriteError
+from otto_relay.files import Files
+from otto_relay.notices import Notice, Sighting, due, vanished
+from otto_relay.positions import Position, unpack
+from otto_relay.spool import Cursor, Spool
+from otto_relay.wire import rfc3339
+from otto_relay.worker_log import Facts, WorkerLog
+
+log = logging.getLogger(__name__)
+
+_IDENTITY = ("worker_id", "task_id", "pipeline_id", "stage_id", "attempt")
+
+
+class Outbox:
+    """One worker's."""
+
+    def __init__(self, facts: Facts, path: Path, files: Files) -> None:
+        """`path` has no suffix: two files are made from it."""
+        self.facts = facts
+        self.known: WorkerLog | None = None
+        """Its lines; None: they are not kept any more."""
+        self.position = Position()
+        self.notices: list[Notice] = []
+        """Those to be sent, the first one next."""
+        self.newest = 0
+        """Its last sequence as far as it is known here."""
+        self.dropped = 0
+        """Lines that were given up since this process began."""
+        self.retries = 0
+        """Times in a row that a line was to be sent again."""
+        self.sent = 0
+        """The last sequence that was sent on the stream that is open now."""
+        self.waiting = False
+        """A line was sent that has to be answered before anything follows it."""
+        self.place: tuple[Spool, Cursor] | None = None
+        self.uid = ""
+        self.told: list[str] = []
+        """Kinds of notices of the worker with this uid."""
+        self.number = 0
+        """Of the last notice."""
+        self.created_at = ""
+        self._json = path.with_suffix(".json")
+        self._at = path.with_suffix(".at")
+        self._files = files
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's name."""
+        return self.facts.worker_id
+
+    @property
+    def owed(self) -> int:
+        """How many lines are still to be sent."""
+        return self.position.owed(self.newest)
+
+    def read(self) -> None:
+        """Takes up what an earlier process wrote; blocks. Raises OSError or ValueError."""
+        found: dict[str, Any] = json.loads(self._json.read_text("utf-8"))
+        for name in _IDENTITY:
+            setattr(self.facts, name, found[name])
+        self.uid, self.told, self.number, self.newest = found["uid"], found["told"], found["number"], found["last"]
+        self.created_at = found["created_at"]
+        self.notices = [Notice(**notice) for notice in found["notices"]]
+        try:
+            position = unpack(self._at.read_bytes())
+        except FileNotFoundError:
+            return
+        if position is None:
+            log.warning("relay.handler.position_lost", extra={"worker": self.worker_id})
+        else:
+            self.position = position
+
+    def save(self) -> None:
+        """Writes down everything but the position. Raises SpoolWriteError."""
+        state = {name: getattr(self.facts, name) for name in _IDENTITY} | {
+            "uid": self.uid,
+            "told": self.told,
+            "number": self.number,
+            "created_at": self.created_at,
+            "last": self.newest if self.known is None else 0,
+            "notices": [asdict(notice) for notice in self.notices],
+        }
+        try:
+            fresh = self._json.with_suffix(".new")
+            fresh.write_text(json.dumps(state, ensure_ascii=False), "utf-8")
+            os.replace(fresh, self._json)  # noqa: PTH105 - one system call, which is what makes it whole
+        except OSError as error:
+            raise SpoolWriteError(f"{self._json}: {error.strerror}") from error
+
+    def keep(self) -> None:
+        """Writes down the position. A disk that does not take it costs repeated lines after a restart, and nothing else."""
+        try:
+            self._files.overwrite(self._at, self.position.pack())
+        except OSError as error:
+            log.warning("relay.handler.unsaved", extra={"worker": self.worker_id, "reason": str(error)})
+
+    def note(self, uid: str, found: Iterable[Notice]) -> bool:
+        """Adds notices of the worker with this uid; whether there were any. Raises SpoolWriteError; then nothing was added."""
+        fresh = list(found)
+        if not fresh:
+            return False
+        before = self.uid, self.told, self.number, self.notices
+        told = self.told if uid == self.uid else []
+        self.uid, self.told = uid, [*told, *(notice.kind for notice in fresh)]
+        self.number, self.notices = fresh[-1].number, [*self.notices, *fresh]
+        try:
+            self.save()
+        except SpoolWriteError:
+            self.uid, self.told, self.number, self.notices = before
+            raise
+        return True
+
+    def renew(self) -> None:
+        """A new worker of this name whose lines count from 1 again. Raises SpoolWriteError."""
+        self.position, self.newest, self.sent, self.place = Position(), 0, 0, None
+        self.retries = 0
+        self._files.forget(self._at)
+        with suppress(OSError):
+            self._at.unlink(missing_ok=True)
+        self.save()
+
+    def delete(self) -> None:
+        """Nothing is owed any more."""
+        with suppress(OSError):
+            self._files.delete(self._at)
+            self._json.unlink(missing_ok=True)
+
+
+class Outboxes:
+    """All of them, by worker. One writer: the event loop."""
+
+    def __init__(self, directory: Path, files: Files) -> None:
+        """`load` reads what is there."""
+        self.by_worker: dict[str, Outbox] = {}
+        self._directory = directory
+        self._files = files
+
+    def load(self) -> None:
+        """Reads what an earlier process left; blocks. Raises OSError when the directory can't be used."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in self._directory.glob("*.json"):
+            outbox = Outbox(Facts(""), path.with_suffix(""), self._files)
+            try:
+                outbox.read()
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("relay.handler.unreadable", extra={"path": str(path), "reason": str(error)})
+            else:
+                self.by_worker[outbox.worker_id] = outbox
+
+    def take(self, facts: Facts, name: str) -> Outbox:
+        """The outbox of a worker, written down if it is new; `name` is its file's. Raises SpoolWriteError."""
+        outbox = self.by_worker.get(facts.worker_id)
+        if outbox is None:
+            outbox = Outbox(facts, self._directory / name, self._files)
+            outbox.save()
+            self.by_worker[facts.worker_id] = outbox
+        return outbox
+
+    def drop(self, outbox: Outbox) -> None:
+        """Forgets one that owes nothing and whose worker is not kept any more."""
+        if outbox.known is None and not outbox.owed and not outbox.notices:
+            outbox.delete()
+            if self.by_worker.get(outbox.worker_id) is outbox:
+                del self.by_worker[outbox.worker_id]
+
+
+def sighted(outbox: Outbox, uid: str, seen: Sighting) -> bool:
+    """Notes what a sighting says that was not told before; whether there was anything. Raises SpoolWriteError."""
+    now = rfc3339(time.time_ns())
+    outbox.created_at = outbox.created_at or seen.created_at
+    replaced = bool(outbox.uid) and uid != outbox.uid and outbox.note(outbox.uid, vanished(outbox.told, outbox.number, now))
+    return outbox.note(uid, due(seen, outbox.told if uid == outbox.uid else (), outbox.number, now)) or replaced
