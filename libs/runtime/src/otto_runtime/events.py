@@ -201,6 +201,10 @@ RELAY: dict[str, Words] = {
     "relay.handler.unreadable": Words(
         "{path} can't be understood and is left as it is: {reason}", "{path}을(를) 해석할 수 없어 그대로 둠: {reason}"
     ),
+    "relay.pipeline.forgotten": Words(
+        "The executor does not know pipeline {pipeline} any more; its log ends here",
+        "실행기가 파이프라인 {pipeline}을(를) 더는 모름, 로그를 여기서 끝냄",
+    ),
     "relay.retention.failed": Words("The lines of {worker} can't be deleted: {reason}", "{worker} 로그를 삭제할 수 없음: {reason}"),
 }
 

@@ -91,6 +91,8 @@ async def relay_component(
                 await asyncio.to_thread(registry.load)
             except OSError as error:
                 raise StartError(f"the spool directory {spool_dir} can't be read: {error.strerror}") from error
+            except SpoolWriteError as error:
+                raise StartError(f"the spool directory {spool_dir} can't be used: {error}") from error
             async with (
                 dial(
                     scaler_address or settings.scaler_address, [ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from otto_relay.bell import Bell
 from otto_relay.errors import SpoolWriteError
-from otto_relay.files import Files
+from otto_relay.files import Files, remove_directory
 
 log = logging.getLogger(__name__)
 
@@ -256,11 +256,11 @@ class BuildLog:
             return 0.0
 
     def delete(self) -> None:
-        """Removes it from the disk."""
-        self.removed = True
+        """Removes it from the disk. Raises SpoolWriteError; then something of it is left, and it may be tried again."""
         for name in (_ORDER, _JOURNAL):
-            self._files.delete(self._directory / name)
-        self._directory.rmdir()
+            self._files.forget(self._directory / name)
+        remove_directory(self._directory)
+        self.removed = True
         self.bell.ring()
 
     def read_journal(self) -> bool:

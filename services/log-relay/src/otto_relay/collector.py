@@ -54,6 +54,8 @@ class _Followed:
     ending: Ending
     started: bool
     uid: str
+    stored: int = 0
+    """Lines stored since it is followed."""
 
 
 def fresh(lines: list[Line], masker: Masker) -> list[Fresh]:
@@ -107,14 +109,11 @@ class Collector:
         """The group that owns the tasks; before this nothing may be observed."""
         self._group = group
 
-    def follows(self, worker_id: str) -> bool:
-        """Whether the worker's lines come from a source, so that nobody may send them."""
-        known = self._registry.workers.get(worker_id)
-        return known is not None and known.facts.origin == FOLLOWED
-
     def observe(self, seen: Observed) -> None:
         """The scaler shows a worker. Raises SpoolWriteError when it can't be written down: show it again."""
         known = self._registry.workers.get(seen.worker_id)
+        if known is None and seen.phase == FINISHED and self._registry.was_removed(seen.worker_id, seen.uid):
+            return
         if known is None:
             facts = Facts(seen.worker_id, seen.task_id, seen.pipeline_id, seen.stage_id, seen.attempt, FOLLOWED, seen.uid)
             known = self._registry.add(facts)
@@ -147,6 +146,7 @@ class Collector:
 
     def gone(self, worker_id: str) -> None:
         """The scaler has the worker no more: what is left of its log is read, then it is over."""
+        self._registry.forget_removed(worker_id)
         known = self._registry.workers.get(worker_id)
         if known is None or known.ended or known.facts.origin != FOLLOWED:
             return
@@ -188,7 +188,7 @@ class Collector:
         give_up: float | None = None
         notice = ""
         while not known.removed:
-            stored = known.spool.last
+            stored = followed.stored
             try:
                 if known.ended:
                     await self._make_durable(known)
@@ -210,14 +210,18 @@ class Collector:
                         notice = "this worker's log or the values to mask in it can't be read; lines after this one are missing"
             else:
                 return
-            delay = _FIRST_DELAY if known.spool.last > stored else min(delay * 2, _LONGEST_DELAY)
+            delay = _FIRST_DELAY if followed.stored > stored else min(delay * 2, _LONGEST_DELAY)
             await asyncio.sleep(delay)
 
     async def _make_durable(self, known: WorkerLog) -> None:
         """Readers need not wait for it, but the scaler may delete the source after it."""
         await asyncio.to_thread(known.sync)
         known.facts.durable = True
-        known.save()
+        try:
+            await asyncio.to_thread(known.save_durably)
+        except SpoolWriteError:
+            known.facts.durable = False
+            raise
 
     async def _collect(self, known: WorkerLog, followed: _Followed) -> str:
         """Reads to the worker's end; returns the words of a notice if something is missing."""
@@ -238,6 +242,7 @@ class Collector:
                     if known.removed:
                         return ""
                     known.append(fresh(batch, masker))
+                    followed.stored += len(batch)
         except SourceLostError:
             return "this worker's log is gone; lines after this one are missing"
         return ""

@@ -3,10 +3,30 @@
 import contextlib
 import errno
 import os
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
 from otto_relay.errors import SpoolWriteError
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable; blocks. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a directory with all that is in it; one that is not there is fine. Raises SpoolWriteError; then something of it is left."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SpoolWriteError(f"{path}: {error.strerror}") from error
 
 
 class Files:

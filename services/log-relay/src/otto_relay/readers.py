@@ -16,6 +16,8 @@ from otto_relay.registry import Task
 from otto_relay.selection import Selection
 from otto_relay.worker_log import WorkerLog
 
+_LEAST = 4096
+"""Bytes per look into one of very many spools."""
 UNTIL_MARGIN = 2.0
 """Seconds that lines written before `until` may take to arrive, and by which the two streams of a worker may be out of order."""
 
@@ -80,10 +82,11 @@ async def worker_entries(known: WorkerLog, selection: Selection, limits: Limits)
 
 
 class _Merged:
-    """The lanes of a task's workers, by time."""
+    """The lanes of a task's workers, by time; what they hold together is bounded, however many they are."""
 
     def __init__(self, lanes: list[Lane]) -> None:
         self.lanes = lanes
+        self._chunk = max(_LEAST, min(CHUNK // 4, 16 * CHUNK // max(len(lanes), 1)))
         self._buffers: list[deque[tuple[int, bytes]]] = [deque() for _ in lanes]
         self._heap: list[tuple[int, int]] = []
         self._latest = [0] * len(lanes)
@@ -104,7 +107,7 @@ class _Merged:
     async def _refill(self, index: int) -> None:
         lane = self.lanes[index]
         while lane.replaying and not self._buffers[index]:
-            self._buffers[index].extend(lane.read(CHUNK // 4))
+            self._buffers[index].extend(lane.read(self._chunk))
             await asyncio.sleep(0)
         if self._buffers[index]:
             self._push(index)
@@ -164,7 +167,8 @@ async def task_entries(task: Task, selection: Selection, limits: Limits, linger:
                 lanes.append(lane)
         found: list[tuple[int, bytes]] = []
         for lane in lanes:
-            found += lane.read()
+            if not lane.caught_up:
+                found += lane.read()
         found.sort(key=lambda one: one[0])
         for full in batch.gather(entry for _, entry in found):
             yield full

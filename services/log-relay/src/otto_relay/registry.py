@@ -1,6 +1,7 @@
 """Everyone that is known: workers, the tasks they belong to, pipelines; and where on disk their lines are."""
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from typing import Protocol
 from otto_relay.bell import Bell
 from otto_relay.build_log import BuildLog
 from otto_relay.errors import SpoolWriteError
-from otto_relay.files import Files
-from otto_relay.worker_log import Facts, WorkerLog, read_facts
+from otto_relay.files import Files, remove_directory
+from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog, read_facts
+
+log = logging.getLogger(__name__)
 
 
 def directory_name(name: str) -> str:
@@ -59,9 +62,18 @@ class Registry:
         self._builds_dir = directory / "pipelines"
         self._files = files
         self._segment_bytes = segment_bytes
+        self._removed: dict[str, str] = {}
+        """Workers whose lines were deleted here, by name, and their uids, for as long as the scaler still shows them."""
+        self._outside: set[str] = set()
+        """Workers that could not be written into their pipeline when they were read, because the disk took nothing."""
+        self._strays: list[Path] = []
+        """Directories that hold no worker that can be read."""
 
     def load(self) -> None:
-        """Reads what is on disk and gives lines without a place in their pipeline's order one; blocks. Raises OSError."""
+        """Reads what is on disk and gives lines without a place in their pipeline's order one; blocks. Raises OSError.
+
+        On a full disk what could not be placed waits for `mend`.
+        """
         for directory in (self._workers_dir, self._builds_dir):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for directory in self._builds_dir.iterdir():
@@ -71,23 +83,63 @@ class Registry:
                 self.builds[build.pipeline_id] = build
         for directory in sorted(self._workers_dir.iterdir()):
             facts = read_facts(directory)
-            if facts is not None:
-                self._put(WorkerLog(facts, directory, self._files, self._segment_bytes))
-        for log in self.workers.values():
-            if log.order is not None and not self.builds[log.facts.pipeline_id].ended:
-                log.place()
+            if facts is None:
+                self._strays.append(directory)
+                continue
+            known = WorkerLog(facts, directory, self._files, self._segment_bytes)
+            try:
+                self._join(known)
+            except SpoolWriteError:
+                self._outside.add(facts.worker_id)
+            self._show(known)
+        for known in self.workers.values():
+            if known.order is not None and not self.builds[known.facts.pipeline_id].ended:
+                try:
+                    known.place()
+                except SpoolWriteError as error:
+                    log.warning("relay.order.delayed", extra={"worker": known.worker_id, "reason": str(error)})
+                    self._outside.add(known.worker_id)
 
-    def _put(self, log: WorkerLog) -> None:
-        facts = log.facts
+    def mend(self) -> None:
+        """Gives what could not be placed when it was read its place, if the disk takes it now."""
+        for name in list(self._outside):
+            known = self.workers.get(name)
+            try:
+                if known is not None:
+                    self._join(known)
+                    known.place()
+            except SpoolWriteError as error:
+                log.warning("relay.order.delayed", extra={"worker": name, "reason": str(error)})
+                return
+            self._outside.discard(name)
+
+    def remove_strays(self, before: float) -> None:
+        """Deletes directories that hold nothing that can be read, and were last written to before a time (seconds since 1970)."""
+        for path in list(self._strays):
+            try:
+                if path.stat().st_mtime < before and read_facts(path) is None:
+                    remove_directory(path)
+                    self._strays.remove(path)
+            except FileNotFoundError:
+                self._strays.remove(path)
+            except SpoolWriteError as error:
+                log.warning("relay.retention.failed", extra={"worker": path.name, "reason": str(error)})
+
+    def _join(self, known: WorkerLog) -> None:
+        """Makes the worker one of its pipeline's. Raises SpoolWriteError."""
+        facts = known.facts
         if facts.pipeline_id:
             build = self.build(facts.pipeline_id)
             build.join(facts.worker_id, facts.stage_id, facts.attempt)
-            log.order = build
+            known.order = build
+
+    def _show(self, known: WorkerLog) -> None:
+        facts = known.facts
         task = self.tasks.setdefault(facts.task_id, Task())
-        log.task_bell = task.bell
-        log.changed = self._changed
-        task.workers.append(log)
-        self.workers[facts.worker_id] = log
+        known.task_bell = task.bell
+        known.changed = self._changed
+        task.workers.append(known)
+        self.workers[facts.worker_id] = known
         task.bell.ring()
         self.bell.ring()
 
@@ -100,10 +152,20 @@ class Registry:
         facts.created = time.time()
         if self.observer is not None:
             self.observer.joining(facts)
-        log = WorkerLog(facts, self._workers_dir / directory_name(facts.worker_id), self._files, self._segment_bytes)
-        log.save()
-        self._put(log)
-        return log
+        known = WorkerLog(facts, self._workers_dir / directory_name(facts.worker_id), self._files, self._segment_bytes)
+        known.save()
+        self._join(known)
+        self._show(known)
+        self._removed.pop(facts.worker_id, None)
+        return known
+
+    def was_removed(self, worker_id: str, uid: str) -> bool:
+        """Whether the lines of this worker were deleted here, so that they are not to be collected again."""
+        return bool(uid) and self._removed.get(worker_id) == uid
+
+    def forget_removed(self, worker_id: str) -> None:
+        """The scaler has the worker no more."""
+        self._removed.pop(worker_id, None)
 
     def build(self, pipeline_id: str) -> BuildLog:
         """The build of a pipeline, made if there is none. Raises SpoolWriteError."""
@@ -117,33 +179,33 @@ class Registry:
     def workers_of(self, build: BuildLog) -> Iterator[WorkerLog]:
         """The kept workers of a build."""
         for member in build.members:
-            log = self.workers.get(member.worker_id)
-            if log is not None:
-                yield log
+            known = self.workers.get(member.worker_id)
+            if known is not None:
+                yield known
 
     def size(self) -> int:
         """Bytes that all kept lines take."""
-        return sum(log.size for log in self.workers.values()) + sum(build.size for build in self.builds.values())
+        return sum(known.size for known in self.workers.values()) + sum(build.size for build in self.builds.values())
 
-    def remove(self, log: WorkerLog) -> int:
+    def remove(self, known: WorkerLog) -> int:
         """Deletes a worker's lines; and its pipeline's order when that has ended and no other worker of it is kept.
 
-        Returns the bytes freed.
+        Returns the bytes freed. Raises SpoolWriteError; then it is still known, with what is left of it.
         """
-        freed = log.size
+        freed = known.size
         if self.observer is not None:
-            self.observer.leaving(log)
-        self.workers.pop(log.worker_id, None)
-        task = self.tasks.get(log.facts.task_id)
-        if task is not None and log in task.workers:
-            task.workers.remove(log)
+            self.observer.leaving(known)
+        known.delete()
+        facts = known.facts
+        self.workers.pop(facts.worker_id, None)
+        if facts.origin == FOLLOWED:
+            self._removed[facts.worker_id] = facts.uid
+        task = self.tasks.get(facts.task_id)
+        if task is not None and known in task.workers:
+            task.workers.remove(known)
             if not task.workers:
-                del self.tasks[log.facts.task_id]
-        try:
-            log.delete()
-        except OSError as error:
-            raise SpoolWriteError(str(error)) from error
-        build = self.builds.get(log.facts.pipeline_id)
+                del self.tasks[facts.task_id]
+        build = self.builds.get(facts.pipeline_id)
         if build is not None and build.ended and not any(True for _ in self.workers_of(build)):
             freed += self.remove_build(build)
         return freed
@@ -151,9 +213,6 @@ class Registry:
     def remove_build(self, build: BuildLog) -> int:
         """Deletes a pipeline's order. Returns the bytes freed; raises SpoolWriteError."""
         freed = build.size
+        build.delete()
         self.builds.pop(build.pipeline_id, None)
-        try:
-            build.delete()
-        except OSError as error:
-            raise SpoolWriteError(str(error)) from error
         return freed

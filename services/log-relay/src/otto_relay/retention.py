@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from otto_relay.build_log import BuildLog
 from otto_relay.errors import SpoolWriteError
 from otto_relay.registry import Registry
 from otto_relay.worker_log import WorkerLog
@@ -37,6 +38,8 @@ class Retention:
     async def enforce(self) -> None:
         """Deletes what is beyond the limits."""
         now = self._now()
+        self._registry.mend()
+        self._registry.remove_strays(now - self._seconds)
         ended = sorted((known for known in self._registry.workers.values() if known.ended), key=lambda known: known.facts.ended)
         size = self._registry.size()
         deleted = freed = 0
@@ -47,11 +50,11 @@ class Retention:
                     known.release_files()
                 continue
             freed += self._remove(known)
-            deleted += 1
+            deleted += known.removed
             await asyncio.sleep(0)
         for build in list(self._registry.builds.values()):
             if build.ended and not any(True for _ in self._registry.workers_of(build)) and now - build.written() > self._seconds:
-                freed += self._registry.remove_build(build)
+                freed += self._remove_build(build)
                 await asyncio.sleep(0)
         if deleted:
             log.info("relay.retention.deleted", extra={"workers": deleted, "freed_bytes": freed})
@@ -65,6 +68,13 @@ class Retention:
             log.warning("relay.retention.failed", extra={"worker": known.worker_id, "reason": str(error)})
             return 0
 
+    def _remove_build(self, build: BuildLog) -> int:
+        try:
+            return self._registry.remove_build(build)
+        except SpoolWriteError as error:
+            log.warning("relay.retention.failed", extra={"worker": build.pipeline_id, "reason": str(error)})
+            return 0
+
     def _trim(self, size: int) -> None:
         """Deletes the oldest lines of the workers that still run, those with the most first."""
         while size > self._limit:
@@ -76,5 +86,9 @@ class Retention:
             if largest is None:
                 return
             before = largest.spool.first
-            size -= largest.spool.drop_first()
+            try:
+                size -= largest.spool.drop_first()
+            except OSError as error:
+                log.warning("relay.retention.failed", extra={"worker": largest.worker_id, "reason": error.strerror})
+                return
             log.warning("relay.retention.trimmed", extra={"worker": largest.worker_id, "lines": largest.spool.first - before})

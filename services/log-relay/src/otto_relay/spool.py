@@ -33,6 +33,11 @@ class Segment:
         at = bisect.bisect_right(self.offsets, (sequence, 1 << 62)) - 1
         return self.offsets[at][1] if at >= 0 else 0
 
+    def remember(self, sequence: int, offset: int) -> None:
+        """A record begins here; kept if it is far enough behind the last that is known."""
+        if not self.offsets or offset - self.offsets[-1][1] >= _INDEX_BYTES:
+            self.offsets.append((sequence, offset))
+
 
 @dataclass(frozen=True, slots=True)
 class Repair:
@@ -78,8 +83,7 @@ class Spool:
         self._files.write(segment.path, data, segment.size)
         if not self.segments or self.segments[-1] is not segment:
             self.segments.append(segment)
-        if not segment.offsets or segment.size - segment.offsets[-1][1] >= _INDEX_BYTES:
-            segment.offsets.append((self.last + 1, segment.size))
+        segment.remember(self.last + 1, segment.size)
         segment.size += len(data)
         self.last += len(packed)
         self.position = position
@@ -89,11 +93,12 @@ class Spool:
         return Segment(self._directory / f"{first:020d}{SUFFIX}", first, 0)
 
     def drop_first(self) -> int:
-        """Deletes the oldest segment, unless it is the only one; returns the bytes that were freed."""
+        """Deletes the oldest segment, unless it is the only one; returns the bytes that were freed. Raises OSError."""
         if len(self.segments) < 2:
             return 0
-        segment = self.segments.pop(0)
+        segment = self.segments[0]
         self._files.delete(segment.path)
+        self.segments.remove(segment)
         return segment.size
 
     def sync(self) -> None:
@@ -107,10 +112,10 @@ class Spool:
             self._files.forget(segment.path)
 
     def delete(self) -> None:
-        """Removes every segment."""
-        for segment in self.segments:
+        """Removes every segment. Raises OSError; then some may be left."""
+        for segment in list(self.segments):
             self._files.delete(segment.path)
-        self.segments.clear()
+            self.segments.remove(segment)
 
     def read_segment(self, segment: Segment, at: int, count: int) -> bytes:
         """Valid bytes of a segment; raises FileNotFoundError when it was deleted."""
@@ -217,6 +222,7 @@ class Cursor:
             segment = self._seek(segments)
             if segment is None:
                 return []
+        at = self._at
         try:
             data, whole = self._bytes(segment, count)
             parsed = parse(data, final=whole)
@@ -236,6 +242,8 @@ class Cursor:
         if not parsed.records:
             return []
         records = parsed.records
+        if not parsed.damaged:
+            segment.remember(records[0].sequence, at)
         if records[0].sequence < self.next:
             first = self.next
             records = [record for record in records if record.sequence >= first]

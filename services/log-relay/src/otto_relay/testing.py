@@ -213,6 +213,8 @@ class FakeExecutor(PipelineServiceServicer):
     def __init__(self) -> None:
         self.stages: dict[str, list[pipeline_pb2.StageRun]] = {}
         self.said: dict[str, list[pipeline_pb2.PipelineProgress]] = {}
+        self.forgotten: set[str] = set()
+        """Runs that can be described but not watched any more: forgotten between the two calls."""
         self._changed = asyncio.Condition()
 
     def add(self, pipeline_id: str, *stage_ids: str) -> None:
@@ -246,7 +248,7 @@ class FakeExecutor(PipelineServiceServicer):
 
     async def WatchPipeline(self, request: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """See the contract."""
-        if request.pipeline_id not in self.said:
+        if request.pipeline_id not in self.said or request.pipeline_id in self.forgotten:
             await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
         said = self.said[request.pipeline_id]
         at = request.after_sequence

@@ -125,7 +125,7 @@ class Tracker:
         await self._describe(build)
         async with asyncio.TaskGroup() as finishing:
             waiting: set[tuple[str, int]] = set()
-            async for progress in self._runs.progress(build.pipeline_id):
+            async for progress in self._told(build):
                 if build.removed:
                     return
                 if not progress.stage_id:
@@ -155,6 +155,14 @@ class Tracker:
                     finishing.create_task(self._close(build, stage_id), name=f"close {stage_id}")
         await self._until(build, lambda: all(worker.ended for worker in self._registry.workers_of(build)), "")
         await self._stored(build, build.end)
+
+    async def _told(self, build: BuildLog) -> AsyncIterator[Progress]:
+        """What the executor says of a run; for one that it has forgotten meanwhile nothing more, which ends the run here too."""
+        try:
+            async for progress in self._runs.progress(build.pipeline_id):
+                yield progress
+        except UnknownLogError:
+            log.warning("relay.pipeline.forgotten", extra={"pipeline": build.pipeline_id})
 
     async def _describe(self, build: BuildLog) -> None:
         while True:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from otto_relay.bell import Bell
 from otto_relay.errors import SpoolWriteError
-from otto_relay.files import Files
+from otto_relay.files import Files, remove_directory, sync_directory
 from otto_relay.records import pack
 from otto_relay.spool import Spool, open_spool
 from otto_relay.wire import Stamps, line_payload, worker_fields
@@ -118,10 +118,14 @@ class WorkerLog:
 
     @property
     def spool(self) -> Spool:
-        """Its lines; opened, and repaired if it had not ended, when first asked for."""
+        """Its lines; opened, and repaired if it had not ended, when first asked for. Raises SpoolWriteError if that can't be done now."""
         if self._spool is None:
             last = self.facts.last if self.ended else None
-            self._spool = open_spool(self._directory, self._files, self._segment_bytes, refill=self.facts.origin == FOLLOWED, last=last)
+            refill = self.facts.origin == FOLLOWED
+            try:
+                self._spool = open_spool(self._directory, self._files, self._segment_bytes, refill=refill, last=last)
+            except OSError as error:
+                raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
             repair = self._spool.repair
             if repair.cut or repair.damaged:
                 log.warning(
@@ -205,8 +209,21 @@ class WorkerLog:
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / _FILE
             fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(asdict(self.facts), ensure_ascii=False), "utf-8")
+            with fresh.open("w", encoding="utf-8") as file:
+                json.dump(asdict(self.facts), file, ensure_ascii=False)
+                if self.facts.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(fresh, path)  # noqa: PTH105 - one system call, which is what makes it whole
+        except OSError as error:
+            raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
+
+    def save_durably(self) -> None:
+        """Writes the facts down so that they survive a power cut; blocks for as long as the disk needs. Raises SpoolWriteError."""
+        self.save()
+        try:
+            sync_directory(self._directory)
+            sync_directory(self._directory.parent)
         except OSError as error:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
 
@@ -221,12 +238,13 @@ class WorkerLog:
             self._spool = None
 
     def delete(self) -> None:
-        """Removes everything of it from the disk."""
-        self.spool.delete()
+        """Removes everything of it from the disk. Raises SpoolWriteError; then something of it is left, and it may be tried again."""
+        try:
+            self.spool.delete()
+        except OSError as error:
+            raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
+        remove_directory(self._directory)
         self.removed = True
-        for path in self._directory.iterdir():
-            path.unlink(missing_ok=True)
-        self._directory.rmdir()
         self.ring()
 
 

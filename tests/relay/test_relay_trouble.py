@@ -1,0 +1,210 @@
+"""One thing that can't be read, written or deleted costs nothing else."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otto_relay import worker_log
+from otto_relay.errors import SpoolWriteError
+from otto_relay.files import Files
+from otto_relay.records import pack
+from otto_relay.registry import Registry
+from otto_relay.retention import Retention
+from otto_relay.spool import Cursor, Segment, Spool, open_spool
+from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
+from ottoscaler.v1.log_pb2 import BuildIdentifier, WorkerIdentifier
+
+from .test_relay_reading import everything
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    made = Files(16)
+    yield made
+    made.close()
+
+
+def made_registry(tmp_path: Path, files: Files) -> Registry:
+    registry = Registry(tmp_path / "spool", files, 4096)
+    registry.load()
+    return registry
+
+
+def line(text: bytes = b"hello") -> Fresh:
+    return Fresh(time.time_ns(), 0, text, b"1")
+
+
+def ended(registry: Registry, name: str, pipeline: str = "") -> WorkerLog:
+    """A worker that ended long ago, with a line."""
+    known = registry.add(Facts(name, "task", pipeline, "a" if pipeline else "", 1 if pipeline else 0, FOLLOWED, f"uid-{name}"))
+    known.append([line()])
+    known.end()
+    known.facts.ended = time.time() - 30 * DAY
+    return known
+
+
+async def test_a_run_that_the_executor_forgets_ends_here_too(stand: Any) -> None:
+    """Its lines stay readable, its readers come to an end, and the relay serves on."""
+    stand.executor.add("p", "a")
+    stand.executor.forgotten.add("p")
+    stand.log("w-1").write("one")
+    async with stand.relay():
+        stand.scaler.show("w-1", "succeeded", pipeline_id="p", stage_id="a", attempt=1)
+        entries = await everything(stand.logs.StreamBuildLogs(BuildIdentifier(pipeline_id="p")), 10)
+        assert [e.entry.message for e in entries if e.entry.message] == ["one"]
+        stand.log("w-2").write("two")
+        stand.scaler.show("w-2", "succeeded")
+        assert [e.message for e in await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-2")))] == ["two"]
+
+
+async def test_a_spool_that_can_not_be_opened_is_tried_again(stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free descriptor nothing is lost: when there is one, the lines are there, and nothing else noticed."""
+    real = open_spool
+    failures = iter([OSError(errno.EMFILE, os.strerror(errno.EMFILE))] * 4)
+
+    def fails_at_first(*arguments: Any, **more: Any) -> Spool:
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(worker_log, "open_spool", fails_at_first)
+    stand.log("w-1").write("one")
+    async with stand.relay():
+        stand.scaler.show("w-1", "succeeded")
+        entries: list[Any] = []
+        for _ in range(100):
+            try:
+                entries = await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-1")))
+                break
+            except Exception:
+                continue
+        assert [e.message for e in entries] == ["one"]
+
+
+async def test_what_can_not_be_deleted_is_kept_and_tried_again(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One such worker or pipeline does not keep others; it still counts, and goes when it can be deleted."""
+    registry = made_registry(tmp_path, files)
+    stuck, other = ended(registry, "stuck", "p"), ended(registry, "other")
+    empty = registry.build("empty")
+    empty.end()
+    os.utime(tmp_path / "spool" / "pipelines" / os.path.basename(empty._directory) / "journal", (0, 0))  # noqa: PTH119 - its place is its own
+    real = shutil.rmtree
+
+    def refuses(path: Path) -> None:
+        if path.name.startswith(("stuck", "empty")):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuses)
+    retention = Retention(registry, 7 * DAY, 1 << 40)
+    await retention.enforce()
+    assert stuck.worker_id in registry.workers
+    assert not stuck.removed
+    assert other.worker_id not in registry.workers
+    assert "empty" in registry.builds
+    monkeypatch.setattr(shutil, "rmtree", real)
+    registry.builds["p"].end()
+    await retention.enforce()
+    assert not registry.workers
+    assert set(registry.builds) == {"p"} or not registry.builds
+    assert "empty" not in registry.builds
+
+
+def test_a_full_disk_does_not_keep_the_relay_from_starting(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines without a place in their pipeline get it when the disk takes it again."""
+    registry = made_registry(tmp_path, files)
+    known = registry.add(Facts("w-1", "task", "p", "a", 1, FOLLOWED, "uid"))
+    monkeypatch.setattr(type(registry.builds["p"]), "take_lines", lambda *_: (_ for _ in ()).throw(SpoolWriteError("full")))
+    known.append([line()])
+    monkeypatch.undo()
+    again = Registry(tmp_path / "spool", files, 4096)
+    monkeypatch.setattr(Files, "write", lambda *_: (_ for _ in ()).throw(SpoolWriteError("full")))
+    again.load()
+    assert again.workers["w-1"].spool.last == 1
+    assert again.builds["p"].count == 0
+    again.mend()
+    assert again.builds["p"].count == 0
+    monkeypatch.undo()
+    again.mend()
+    assert again.builds["p"].count == 2
+
+
+def test_a_deleted_log_is_not_collected_again_while_the_scaler_shows_its_worker(tmp_path: Path, files: Files) -> None:
+    """Neither by name alone nor for ever: a new worker of that name, or one the scaler forgot, is collected."""
+    registry = made_registry(tmp_path, files)
+    registry.remove(ended(registry, "w-1"))
+    assert registry.was_removed("w-1", "uid-w-1")
+    assert not registry.was_removed("w-1", "another uid")
+    registry.forget_removed("w-1")
+    assert not registry.was_removed("w-1", "uid-w-1")
+
+
+async def test_a_removed_worker_stays_removed_over_a_new_watch(stand: Any) -> None:
+    """Its lines are beyond the limit, so they were deleted; the scaler shows it again, and nothing comes back."""
+    stand.log("w-1").write("x" * 1000)
+    async with stand.relay(retention_seconds=0.01, retention_interval=0.05):
+        stand.scaler.show("w-1", "succeeded", uid="u1")
+        spool = stand.directory / "spool" / "workers"
+        await gone(spool)
+        stand.scaler.end_watches()
+        stand.log("w-2").write("two")
+        stand.scaler.show("w-2", "running", uid="u2")
+        await appears(spool)
+        assert [path.name[:3] for path in spool.iterdir()] == ["w-2"]
+
+
+async def gone(directory: Path) -> None:
+    from .conftest import until
+
+    await until(lambda: any(directory.iterdir()), 10)
+    await until(lambda: not any(directory.iterdir()), 10)
+
+
+async def appears(directory: Path) -> None:
+    from .conftest import until
+
+    await until(lambda: any(directory.iterdir()), 10)
+
+
+async def test_directories_without_a_worker_are_deleted_by_age(tmp_path: Path, files: Files) -> None:
+    """What a power cut left without its facts is nobody's; young ones are left alone."""
+    for name, age in (("old", 30 * DAY), ("young", 0.0)):
+        path = tmp_path / "spool" / "workers" / name
+        path.mkdir(parents=True)
+        (path / "00000000000000000001.seg").write_bytes(b"x")
+        os.utime(path, (time.time() - age,) * 2)
+    registry = made_registry(tmp_path, files)
+    await Retention(registry, 7 * DAY, 1 << 40).enforce()
+    assert [path.name for path in (tmp_path / "spool" / "workers").iterdir()] == ["young"]
+
+
+def test_a_place_that_was_read_once_is_found_at_once(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that starts near the end of a spool that was opened again reads little once any other has been through it."""
+    spool = Spool(tmp_path, files, 1 << 26)
+    for sequence in range(1, 3001):
+        spool.append([pack(sequence, 0, 0, 0, b"", b"x" * 1000, 1000)], b"")
+    again = open_spool(tmp_path, files, 1 << 26, refill=True)
+    through = Cursor(again, 1)
+    while not through.caught_up:
+        through.read(131072)
+    read: list[int] = []
+    real = Spool.read_segment
+
+    def counted(self: Spool, segment: Segment, at: int, count: int) -> bytes:
+        data = real(self, segment, at, count)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(Spool, "read_segment", counted)
+    late = Cursor(again, 2999)
+    assert [record.sequence for record in late.read(131072)] == [2999, 3000]
+    assert sum(read) <= 262144
