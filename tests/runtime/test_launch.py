@@ -60,12 +60,9 @@ async def test_settings_that_cannot_be_used(tmp_path: Path) -> None:
     """Exit code 2, every variable named, no traceback."""
     async with started(tmp_path, OTTO_LISTEN="abc", OTTO_UNARY_TIMEOUT="soon", OTTO_LOG_LANGUAGE="fr") as process:
         assert await process.ended() == 2
-        assert process.text.startswith("trial: settings can't be used:\n  OTTO_LOG_LANGUAGE='fr'")
+        assert process.text.startswith("trial: settings can't be used:\n  OTTO_LISTEN='abc' is not HOST:PORT")
         assert "OTTO_UNARY_TIMEOUT='soon'" in process.text
         assert "Traceback" not in process.text
-    async with started(tmp_path, OTTO_LISTEN="abc") as process:
-        assert await process.ended() == 2
-        assert "OTTO_LISTEN='abc' is not HOST:PORT" in process.text
 
 
 async def test_a_misspelt_variable_is_warned_about(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """Settings from environment variables into frozen msgspec Structs, read once, in one place.
 
 A settings class is a frozen Struct whose fields are `Annotated[type, Meta(description=…)]` with a default; the description says the unit
-and why the default is what it is. `describe` renders the same text for the README, so the two can't drift apart. What spans several
-fields, or needs more than a bound, is checked in `__post_init__`, which raises ValueError with a sentence that names the variable.
+and why the default is what it is. `describe` renders the same text for the README, so the two can't drift apart. What needs more than
+a bound has a function among its annotations, which is called with the value and raises ValueError with a sentence that begins with it.
 
     SettingsError      names every variable that is wrong, and why
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from otto_runtime.addresses import parse
+from otto_runtime.allowed import allowed
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -51,8 +52,23 @@ def _is_tuple(hint: Any) -> bool:
     return get_origin(hint) is tuple
 
 
-def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _checks(hint: Any) -> Iterator[Callable[[Any], object]]:
+    return (annotation for annotation in get_args(hint)[1:] if callable(annotation))
+
+
+def _read(text: str, hint: Any) -> Any:
+    """The value that `text` stands for. Raises ValueError with a sentence that begins with the text."""
+    raw: Any = [part.strip() for part in text.split(",") if part.strip()] if _is_tuple(hint) else text
+    try:
+        value = msgspec.convert(raw, hint, strict=False, dec_hook=_path)
+        fits = not isinstance(value, float) or math.isfinite(value)
+    except (msgspec.ValidationError, RuntimeError):  # RuntimeError: expanduser knows no such home
+        fits = False
+    if not fits:
+        raise ValueError(f"{text!r} has to be {allowed(hint)}")
+    for check in _checks(hint):
+        check(value)
+    return value
 
 
 def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
@@ -73,20 +89,13 @@ def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
             elif isinstance(field.default, Path):
                 values[field.name] = field.default.expanduser()
             continue
-        raw: Any = [part.strip() for part in text.split(",") if part.strip()] if _is_tuple(hints[field.name]) else text
         try:
-            values[field.name] = msgspec.convert(raw, hints[field.name], strict=False, dec_hook=_path)
-        except (msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: expanduser knows no such home
-            problems.append(f"{variable}={text!r}: {error}")
-            continue
-        if not _finite(values[field.name]):
-            problems.append(f"{variable}={text!r}: has to be a finite number")
+            values[field.name] = _read(text, hints[field.name])
+        except ValueError as error:
+            problems.append(f"{variable}={error}")
     if problems:
         raise SettingsError(problems)
-    try:
-        return settings_type(**values)
-    except ValueError as error:
-        raise SettingsError([str(error)]) from error
+    return settings_type(**values)
 
 
 _OTHERS = re.compile(
@@ -133,6 +142,16 @@ def _text(default: Any) -> str:
     return str(default)
 
 
+def _metrics_address(text: str) -> None:
+    if text != "off":
+        parse(text)
+
+
+def _otlp_endpoint(text: str) -> None:
+    if not re.fullmatch(r"https?://[^/\s]+/?", text):
+        raise ValueError(f"{text!r} is not of the form http://host:port or https://host:port")
+
+
 class RuntimeSettings(msgspec.Struct, frozen=True):
     """What every service of ours has in common. Prefix OTTO."""
 
@@ -142,9 +161,10 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
             description="Address and port of the gRPC server. Loopback by default: whoever reaches it may run commands. "
             "Port 0 takes a free one."
         ),
+        parse,
     ] = "127.0.0.1:9090"
     metrics_listen: Annotated[
-        str, Meta(description="Address and port of Prometheus `/metrics`; `off` for none. Port 0 takes a free one.")
+        str, Meta(description="Address and port of Prometheus `/metrics`; `off` for none. Port 0 takes a free one."), _metrics_address
     ] = "127.0.0.1:9464"
     log_format: Annotated[
         Literal["auto", "json", "text"], Meta(description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.")
@@ -154,7 +174,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
         Literal["en", "ko"], Meta(description="Language of text logs: `en` or `ko`. JSON logs carry event names only.")
     ] = "en"
     otlp_endpoint: Annotated[
-        str, Meta(description="OTLP/gRPC endpoint (`http://host:4317`) for traces and metrics; empty: none are exported.")
+        str, Meta(description="OTLP/gRPC endpoint (`http://host:4317`) for traces and metrics; empty: none are exported."), _otlp_endpoint
     ] = ""
     otlp_interval: Annotated[
         float, Meta(ge=1, description="Seconds between exports of metrics to the OTLP endpoint; 60 is OpenTelemetry's default.")
@@ -174,15 +194,3 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
         Meta(ge=65536, le=67108864, description="Largest message taken in, in bytes. What goes out stays below 4 MiB, the clients' limit."),
     ] = 4194304
     max_concurrent_streams: Annotated[int, Meta(ge=1, description="Open calls per connection; further ones wait.")] = 10000
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for addresses that are none."""
-        for variable, text in (("OTTO_LISTEN", self.listen), ("OTTO_METRICS_LISTEN", self.metrics_listen)):
-            if variable == "OTTO_METRICS_LISTEN" and text == "off":
-                continue
-            try:
-                parse(text)
-            except ValueError as error:
-                raise ValueError(f"{variable}={error}") from error
-        if self.otlp_endpoint and not re.fullmatch(r"https?://[^/\s]+/?", self.otlp_endpoint):
-            raise ValueError(f"OTTO_OTLP_ENDPOINT={self.otlp_endpoint!r} is not of the form http://host:port or https://host:port")
