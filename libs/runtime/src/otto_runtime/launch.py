@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import MappingProxyType
 
 import msgspec
 
@@ -61,15 +62,26 @@ def read_settings(kinds: Mapping[str, type[msgspec.Struct]], environ: Mapping[st
     return read, unknown("OTTO", kinds, environ)
 
 
-def main(name: str, kinds: Mapping[str, type[msgspec.Struct]], compose: Callable[[Sequence[msgspec.Struct]], Compose]) -> int:
+def completed(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The environment with `defaults` for the variables that are not set or empty."""
+    return {**environ, **{name: value for name, value in defaults.items() if not environ.get(name, "").strip()}}
+
+
+def main(
+    name: str,
+    kinds: Mapping[str, type[msgspec.Struct]],
+    compose: Callable[[Sequence[msgspec.Struct]], Compose],
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Runs a service until SIGTERM or SIGINT; a second signal ends it at once (exit code 128 + its number).
 
     Returns the exit code: 0 after a stop, 1 when it could not start or failed, 2 for settings that can't be used.
 
     `kinds` maps prefixes to settings classes, RuntimeSettings with prefix OTTO first; `compose` gets them read, in that order.
+    `defaults` maps variables to what holds for this service where another default stands in their class.
     """
     try:
-        settings, misspelt = read_settings(kinds, os.environ)
+        settings, misspelt = read_settings(kinds, completed(os.environ, defaults))
     except SettingsError as error:
         sys.stderr.write(f"{name}: settings can't be used:\n" + "".join(f"  {problem}\n" for problem in error.problems))
         return 2

@@ -159,12 +159,17 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
         str,
         Meta(
             description="Address and port of the gRPC server. Loopback by default: whoever reaches it may run commands. "
-            "Port 0 takes a free one."
+            "Port 0 takes a free one. Run apart, the pipeline-executor takes 9091 and the log-relay 9092."
         ),
         parse,
     ] = "127.0.0.1:9090"
     metrics_listen: Annotated[
-        str, Meta(description="Address and port of Prometheus `/metrics`; `off` for none. Port 0 takes a free one."), _metrics_address
+        str,
+        Meta(
+            description="Address and port of Prometheus `/metrics`; `off` for none. Port 0 takes a free one. "
+            "Run apart, the pipeline-executor takes 9465 and the log-relay 9466."
+        ),
+        _metrics_address,
     ] = "127.0.0.1:9464"
     log_format: Annotated[
         Literal["auto", "json", "text"], Meta(description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.")

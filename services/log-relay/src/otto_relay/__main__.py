@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from otto_relay.app import relay_component
-from otto_relay.settings import Settings
+from otto_relay.settings import DEFAULTS, Settings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
 from otto_runtime.settings import RuntimeSettings
@@ -19,7 +19,7 @@ def _compose(read: Sequence[msgspec.Struct]) -> Compose:
 
 def main() -> int:
     """Runs the service; returns the exit code."""
-    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings}, _compose)
+    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings}, _compose, DEFAULTS)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ from msgspec import Meta
 
 from otto_runtime.addresses import parse
 
+DEFAULTS = {"OTTO_LISTEN": "127.0.0.1:9092", "OTTO_METRICS_LISTEN": "127.0.0.1:9466"}
+"""Where the relay listens when it runs apart, so that all three can on one machine."""
+
 
 class Settings(msgspec.Struct, frozen=True):
     """What the log-relay can be told. Prefix OTTO_RELAY."""
 
     scaler_address: Annotated[str, Meta(description="Host and port of the scaler. Standalone sets its own.")] = "127.0.0.1:9090"
     executor_address: Annotated[str, Meta(description="Host and port of the pipeline-executor. Standalone sets its own.")] = (
-        "127.0.0.1:9090"
+        "127.0.0.1:9091"
     )
     workers_dir: Annotated[
         Path, Meta(description="Directory in which the scaler's process backend writes workers' logs. Standalone sets its own.")

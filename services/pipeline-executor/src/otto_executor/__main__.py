@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 
 from otto_executor.app import executor_component
-from otto_executor.settings import Settings
+from otto_executor.settings import DEFAULTS, Settings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
 from otto_runtime.settings import RuntimeSettings
@@ -26,7 +26,7 @@ def main() -> int:
         description="Serves PipelineService. Everything is set by OTTO_* environment variables; the README lists them.",
     )
     parser.parse_args()
-    return launch("pipeline-executor", {"OTTO": RuntimeSettings, "OTTO_EXECUTOR": Settings}, compose)
+    return launch("pipeline-executor", {"OTTO": RuntimeSettings, "OTTO_EXECUTOR": Settings}, compose, DEFAULTS)
 
 
 if __name__ == "__main__":

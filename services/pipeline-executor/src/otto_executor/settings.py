@@ -6,6 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+DEFAULTS = {"OTTO_LISTEN": "127.0.0.1:9091", "OTTO_METRICS_LISTEN": "127.0.0.1:9465"}
+"""Where the executor listens when it runs apart, so that all three can on one machine."""
+
 
 class Settings(msgspec.Struct, frozen=True):
     """What can be set. Prefix OTTO_EXECUTOR."""
