@@ -15,7 +15,7 @@ from otto_executor.progress import Progress
 from otto_executor.retry import Failure, FailureCause, RetryPolicy
 from otto_executor.run import Run
 from otto_executor.run_state import RunState
-from otto_executor.stage import RunCondition, StageSpec, StageStatus, WorkerStatus
+from otto_executor.stage import Phase, RunCondition, StageSpec, StageState, StageStatus, WorkerStatus
 
 ENDINGS = {StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED, StageStatus.SKIPPED}
 Key = tuple[str, int, int]
@@ -59,9 +59,20 @@ class World:
         self.created: list[Key] = []
         self.said: list[Progress] = []
         self.losses = self.crashes = 0
-        self.run = Run.begun(definition, self.now, Patience(), lambda: 0.5)
+        self.kept = self.kept_stages()
+        self.run = Run.begun(definition, self.now, Patience(), lambda: 0.5, self.kept)
         self.state = b""
         self.store()
+
+    def kept_stages(self) -> dict[str, StageState]:
+        """In one case of four it is a rerun, in which some stages that follow from nothing else are kept."""
+        kept: dict[str, StageState] = {}
+        if self.data.draw(st.integers(0, 3)):
+            return kept
+        for stage_id in self.definition.graph().order:
+            if kept.keys() >= set(self.specs[stage_id].depends_on) and self.data.draw(st.booleans()):
+                kept[stage_id] = StageState(Phase.ENDED, StageStatus.COMPLETED, attempt=1, ended_at=900.0, kept_from="earlier")
+        return kept
 
     def store(self) -> None:
         step = self.run.take()
@@ -113,11 +124,12 @@ class World:
             assert order.attempt == action.attempt
             kind = self.data.draw(st.sampled_from(["created", "created", "created", "part", "refused", "fault"]))
             count = spec.workers if kind == "created" else spec.workers - 1 if kind == "part" else 0
+            waiting = self.data.draw(st.sampled_from([0, 0, count, min(1, count)]))
             for index in range(1, count + 1):
-                self.create((action.stage_id, action.attempt, index))
+                self.create((action.stage_id, action.attempt, index), room=9 if index > count - waiting else 0)
             names = tuple(f"{action.stage_id}-{action.attempt}-{i}" for i in range(1, count + 1))
             cause = FailureCause.INTERNAL if kind == "fault" else FailureCause.REJECTED
-            outcome = Created(names) if count == spec.workers else Refused(Failure(cause, "refused"), names)
+            outcome = Created(names, waiting, 9) if count == spec.workers else Refused(Failure(cause, "refused"), names)
             self.run.started(action.stage_id, action.attempt, outcome, self.now, self.watch)
             return
         for key, worker in list(self.workers.items()):
@@ -126,11 +138,11 @@ class World:
         reports = [worker for key, worker in self.workers.items() if key[0] == action.stage_id]
         self.run.stopped(action.stage_id, action.attempt, reports, self.now)
 
-    def create(self, key: Key) -> None:
+    def create(self, key: Key, room: int) -> None:
         if key not in self.workers:
             assert key not in self.created, "created again after it was lost"
             self.created.append(key)
-            self.workers[key] = WorkerReport("p", *key, "-".join(map(str, key)), WorkerStatus.PENDING)
+            self.workers[key] = WorkerReport("p", *key, "-".join(map(str, key)), WorkerStatus.PENDING, room=room)
             self.run.reported([self.workers[key]], self.now)
 
     def worker(self, key: Key) -> None:
@@ -217,3 +229,5 @@ def test_every_run_ends_right(definition: Definition, data: st.DataObject) -> No
     expected = StageStatus.FAILED if failed else StageStatus.CANCELLED if state.cancellation else StageStatus.COMPLETED
     assert said[-1].status is state.status is expected
     assert len(world.created) == len(set(world.created))
+    assert not {key[0] for key in world.created} & world.kept.keys()
+    assert {p.stage_id for p in said if p.kept_from} == world.kept.keys()

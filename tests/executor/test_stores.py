@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from otto_executor.errors import (
     SaveConflictError,
     StoreUnavailableError,
     StoreUnusableError,
+    WorkspaceGoneError,
 )
 from otto_executor.progress import Progress
 from otto_executor.retry import Failure, FailureCause
 from otto_executor.run_state import Cancellation, fresh
 from otto_executor.stage import ExtraContainer, Secret, StageSpec, StageStatus, Worker, WorkerStatus
-from otto_executor.stores import Key, RunStore, StoredRun
+from otto_executor.stores import Key, RunStore, StoredRun, Workspace
 from otto_executor.stores.sqlite import SqliteStore, open_store
 from otto_executor.testing.store import MemoryStore
 
@@ -116,9 +118,56 @@ async def test_unfinished_runs_and_workspaces(store: RunStore) -> None:
     assert run is not None
     await store.save(ended(run, 7.0), (), edge=True)
     assert await store.unfinished() == ["b", "c"]
-    assert await store.workspaces() == [("a", 7.0)]
+    assert await store.workspaces() == [Workspace(7.0, "a", run.definition.workspace)]
     await store.workspace_deleted("a")
     assert await store.workspaces() == []
+
+
+async def test_a_workspace_is_taken_over_once(store: RunStore) -> None:
+    """The new run and the old one's loss of its workspace are kept together, for the first who asks; a run that goes on lends nothing."""
+    await store.create(old := record("old"), ())
+    taker = replace(record("new").definition, directory=old.definition.workspace, repeats="old")
+    new = StoredRun(taker, b"", fresh(taker, 9.0))
+    for without in ("old", "never created"):
+        with pytest.raises(WorkspaceGoneError):
+            await store.create(new, [message(1)], takes_workspace_of=without)
+    await store.save(ended(old, 5.0), (), edge=True)
+    await store.create(new, [message(1)], takes_workspace_of="old")
+    with pytest.raises(WorkspaceGoneError):
+        await store.create(record("late"), (), takes_workspace_of="old")
+    assert await store.load("late") is None
+    assert await store.workspaces() == []
+    assert not await store.condemn_workspace("old")
+    await store.save(ended(new, 12.0), (), edge=True)
+    assert await store.workspaces() == [Workspace(12.0, "new", old.definition.workspace)]
+    short = await store.summary("new")
+    assert short is not None
+    assert short.repeats == "old"
+
+
+async def test_a_refused_id_takes_no_workspace(store: RunStore) -> None:
+    """A run whose id is known is not kept, and the workspace stays with the old run."""
+    await store.create(old := record("old"), ())
+    await store.save(ended(old, 5.0), (), edge=True)
+    await store.create(record("known"), ())
+    with pytest.raises(PipelineExistsError):
+        await store.create(record("known"), (), takes_workspace_of="old")
+    assert await store.workspaces() == [Workspace(5.0, "old", old.definition.workspace)]
+
+
+async def test_a_condemned_workspace_is_not_taken_over(store: RunStore) -> None:
+    """What is about to be deleted stays listed until it is deleted, and nobody gets it; of a run that goes on nothing is condemned."""
+    await store.create(old := record("old"), ())
+    assert not await store.condemn_workspace("old")
+    await store.save(ended(old, 5.0), (), edge=True)
+    assert await store.condemn_workspace("old")
+    with pytest.raises(WorkspaceGoneError):
+        await store.create(record("new"), (), takes_workspace_of="old")
+    assert await store.condemn_workspace("old")
+    assert len(await store.workspaces()) == 1
+    await store.workspace_deleted("old")
+    assert await store.workspaces() == []
+    assert not await store.condemn_workspace("old")
 
 
 async def test_pages_are_newest_first_and_undisturbed(store: RunStore) -> None:

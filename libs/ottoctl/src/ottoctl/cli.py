@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ottoctl.commands import logs, pipeline, workers
+from ottoctl.commands import logs, pipeline, rerun, workers
 from ottoctl.context import DEFAULT_ADDRESS, Shared
 from ottoctl.render import Output
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done or completed, 1 the pipeline failed, 2 wrong usage or file, 3 cancelled, 4 the service can't be reached, "
     "5 the service answered with an error, 130 interrupted (what runs goes on).",
 )
+pipeline.app.command("rerun", epilog=rerun.EXAMPLE)(rerun.rerun)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(workers.scale, name="scale")
 app.command("status")(workers.status)

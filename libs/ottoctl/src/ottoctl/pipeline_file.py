@@ -83,6 +83,19 @@ class _Reader:
             return low
         return number
 
+    def decimal(self, node: Node, what: str, low: float, high: float) -> float:
+        value = self.text(node, what)
+        try:
+            number = float(value)
+        except ValueError:
+            if value or isinstance(node, yaml.ScalarNode):
+                self.wrong(node, f"{what} has to be a number, not {value[:40]!r}")
+            return low
+        if not low <= number <= high:
+            self.wrong(node, f"{what} has to be from {low:g} to {high:g}, not {number:g}")
+            return low
+        return number
+
     def boolean(self, node: Node, what: str) -> bool:
         value = self.text(node, what).lower()
         if value not in {"true", "false"}:
@@ -205,28 +218,28 @@ class _JobReader(_Reader):
 
     def _config(self, stage: PipelineStage, node: Node) -> None:
         for key, value in self.mapping(node, "config").items():
-            if key == "retry.maxAttempts":
-                stage.retry_policy.max_attempts = self.number(value, key, 0, 1000)
-            elif key == "retry.delaySeconds":
-                stage.retry_policy.retry_delay_seconds = self.number(value, key, 0, 86_400)
-            elif key == "retry.retryableFailures":
-                self._failures(stage.retry_policy, value)
-            elif key.startswith("retry."):
-                self.wrong(value, f"config has no {key!r}; it has retry.maxAttempts, retry.delaySeconds and retry.retryableFailures")
-            else:
+            if not key.startswith("retry."):
                 stage.config[key] = self.config_value(value)
+                continue
+            known = self._retry_keys(stage.retry_policy)
+            read = known.get(key.removeprefix("retry."))
+            if read is not None:
+                read(value)
+            else:
+                self.wrong(value, f"config has no {key!r}; it has {', '.join(f'retry.{name}' for name in known)}")
 
     def _retry(self, stage: PipelineStage, node: Node) -> None:
-        policy = stage.retry_policy
-        self.mapping(
-            node,
-            "retry",
-            {
-                "maxAttempts": lambda n: _set(policy, "max_attempts", self.number(n, "maxAttempts", 0, 1000)),
-                "delaySeconds": lambda n: _set(policy, "retry_delay_seconds", self.number(n, "delaySeconds", 0, 86_400)),
-                "retryableFailures": lambda n: self._failures(policy, n),
-            },
-        )
+        self.mapping(node, "retry", self._retry_keys(stage.retry_policy))
+
+    def _retry_keys(self, policy: RetryPolicy) -> dict[str, Callable[[Node], None]]:
+        return {
+            "maxAttempts": lambda n: _set(policy, "max_attempts", self.number(n, "maxAttempts", 0, 1000)),
+            "delaySeconds": lambda n: _set(policy, "retry_delay_seconds", self.number(n, "delaySeconds", 0, 86_400)),
+            "retryableFailures": lambda n: self._failures(policy, n),
+            "backoffMultiplier": lambda n: _set(policy, "backoff_multiplier", self.decimal(n, "backoffMultiplier", 1, 100)),
+            "maxDelaySeconds": lambda n: _set(policy, "max_delay_seconds", self.number(n, "maxDelaySeconds", 1, 86_400)),
+            "jitter": lambda n: _set(policy, "jitter", self.decimal(n, "jitter", 0, 1)),
+        }
 
     def _failures(self, policy: RetryPolicy, node: Node) -> None:
         for text, _ in self.texts(node, "retryableFailures"):

@@ -140,7 +140,9 @@ def _cause(number: FailureCause.ValueType) -> str:
 
 
 def progress_of(message: PipelineProgress) -> Progress:
-    """One message of a run."""
+    """One message of a run. A stage whose result is kept from another run has no attempt, and no line, in this one."""
+    if message.kept_from:
+        return Progress(message.stage_id, message.stage_type, message.status, 0, ())
     return Progress(message.stage_id, message.stage_type, message.status, message.attempt, tuple(message.worker_pod_names))
 
 

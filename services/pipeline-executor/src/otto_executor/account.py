@@ -3,9 +3,10 @@
 from otto_executor import attempt
 from otto_executor.approval import in_words
 from otto_executor.definition import Definition
+from otto_executor.orders import Created
 from otto_executor.progress import Progress, counted, seconds, share, shortened
 from otto_executor.run_state import RunState
-from otto_executor.stage import StageSpec, StageStatus
+from otto_executor.stage import StageSpec, StageState, StageStatus, WorkerStatus
 
 
 class Account:
@@ -25,10 +26,11 @@ class Account:
     def stage(self, stage_id: str, status: StageStatus, words: str, now: float) -> None:
         """Says how a stage stands; from now on that is its status."""
         spec, state = self._specs[stage_id], self._state.stages[stage_id]
-        succeeded, failed = attempt.counts(state)
+        succeeded, failed = (state.succeeded, state.failed) if state.ended else attempt.counts(state)
         state.status, state.message = status, shortened(words)
         state.percentage = 100 if status is StageStatus.COMPLETED else share(succeeded + failed, spec.workers)
         began = now if state.attempt_started_at is None else state.attempt_started_at
+        until = now if state.ended_at is None else state.ended_at
         failure = state.failure
         self._state.sequence += 1
         self._collected.append(
@@ -48,20 +50,63 @@ class Account:
                 error=failure.words if failure is not None else "",
                 cause=failure.cause if failure is not None else None,
                 exit_code=failure.exit_code if failure is not None else None,
-                duration=round(max(0.0, now - began)),
+                duration=round(max(0.0, until - began)),
                 succeeded=succeeded,
                 failed=failed,
                 total=spec.workers,
+                kept_from=state.kept_from,
             )
         )
 
-    def asked_for_workers(self, stage_id: str, now: float) -> None:
-        """Says that a stage's workers were asked for."""
+    def asked_for_workers(self, stage_id: str, now: float, waiting: str = "") -> None:
+        """Says that a stage's workers were asked for, and how many of them wait for room."""
         spec, state = self._specs[stage_id], self._state.stages[stage_id]
         words = f"{counted(spec.workers, 'worker')} asked for" + (f", attempt {state.attempt}" if state.attempt > 1 else "")
         if state.attempt == 1 and state.approval is not None:
             words = f"{in_words(state.approval)}; {words}"
-        self.stage(stage_id, StageStatus.RUNNING, words, now)
+        self.stage(stage_id, StageStatus.RUNNING, words + (f"; {waiting}" if waiting else ""), now)
+
+    def workers_exist(self, stage_id: str, created: Created, now: float) -> None:
+        """Says that a stage's workers were created, and that it waits if none of them has room to run."""
+        spec = self._specs[stage_id]
+        waiting = attempt.in_words(spec, waiting=created.waiting, room=created.room)
+        if created.waiting == spec.workers:
+            self.waits(stage_id, waiting, now)
+        else:
+            self.asked_for_workers(stage_id, now, waiting)
+
+    def going_on(self, stage_id: str, now: float, words: str = "") -> None:
+        """Says how far a stage has come, if existing clients can tell: they drop a message with the same status and percentage.
+
+        A stage that waits for room runs as soon as one of its workers does.
+        """
+        spec, state = self._specs[stage_id], self._state.stages[stage_id]
+        ended = attempt.ended(state)
+        words = words or self._how_far(spec, state)
+        if state.status is StageStatus.PENDING:
+            if any(worker.status is not WorkerStatus.PENDING for worker in state.workers.values()):
+                self.stage(stage_id, StageStatus.RUNNING, words, now)
+        elif share(ended, spec.workers) != state.percentage:
+            self.stage(stage_id, StageStatus.RUNNING, words, now)
+        else:
+            state.message = shortened(words)
+
+    def _how_far(self, spec: StageSpec, state: StageState) -> str:
+        workers = state.workers.values()
+        running = sum(worker.status is WorkerStatus.RUNNING for worker in workers)
+        waiting = sum(worker.room > 0 for worker in workers)
+        room = max((worker.room for worker in workers), default=0)
+        words = attempt.in_words(spec, ended=attempt.ended(state), running=running, waiting=waiting, room=room)
+        return words or f"{counted(spec.workers, 'worker')} asked for"
+
+    def waits(self, stage_id: str, words: str, now: float) -> None:
+        """Says that a stage can't go on by itself: it is PENDING.
+
+        One that is PENDING already is RUNNING in between, as its workers were asked for: existing clients would drop the message otherwise.
+        """
+        if self._state.stages[stage_id].status is StageStatus.PENDING:
+            self.asked_for_workers(stage_id, now)
+        self.stage(stage_id, StageStatus.PENDING, words, now)
 
     def run(self, status: StageStatus, words: str, now: float) -> None:
         """Says how the run stands."""
@@ -90,6 +135,15 @@ class Account:
                 total=sum(spec.workers for spec in self._specs.values()),
             )
         )
+
+
+def acceptance(definition: Definition, state: RunState) -> str:
+    """What a run says first."""
+    words = f"accepted: {counted(len(definition.stages), 'stage')}"
+    if definition.repeats:
+        kept = sum(bool(stage.kept_from) for stage in state.stages.values())
+        words += f", repeats {definition.repeats}" + (f" and keeps {counted(kept, 'result')} of it" if kept else "")
+    return "; ".join([words, *definition.warnings])
 
 
 def announcement(spec: StageSpec) -> str:

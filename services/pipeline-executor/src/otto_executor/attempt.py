@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 
 from otto_executor.orders import WorkerReport
-from otto_executor.progress import shortened
+from otto_executor.progress import counted, shortened
 from otto_executor.retry import Failure, FailureCause, Retry, RetryPolicy, decide
 from otto_executor.stage import Phase, StageSpec, StageState, Worker, WorkerStatus
 
@@ -43,7 +43,13 @@ def heard(state: StageState, report: WorkerReport, now: float) -> bool:
     if report.status is WorkerStatus.RUNNING:
         since = now
     state.workers[report.index] = Worker(
-        report.name, report.status, since, report.exit_code, report.cause, shortened(report.words) if report.status.ended else ""
+        report.name,
+        report.status,
+        since,
+        report.exit_code,
+        report.cause,
+        shortened(report.words) if report.status.ended else "",
+        report.room if report.status is WorkerStatus.PENDING else 0,
     )
     return True
 
@@ -73,6 +79,18 @@ def counts(state: StageState) -> tuple[int, int]:
     """How many workers have succeeded and failed."""
     succeeded = sum(worker.status is WorkerStatus.SUCCEEDED for worker in state.workers.values())
     return succeeded, ended(state) - succeeded
+
+
+def in_words(spec: StageSpec, *, ended: int = 0, running: int = 0, waiting: int = 0, room: int = 0) -> str:
+    """How many of a stage's workers stand how: `2 of 10 workers ended, 5 run, 3 wait for room (cap 100)`; "" for none."""
+    cap = f" (cap {room})" if room else ""
+    parts = [(ended, "ended", "ended"), (running, "runs", "run"), (waiting, f"waits for room{cap}", f"wait for room{cap}")]
+    of = f" of {counted(spec.workers, 'worker')}" if spec.workers > 1 else " worker"
+    said: list[str] = []
+    for number, one, many in parts:
+        if number:
+            said.append(f"{number}{'' if said else of} {one if number == 1 else many}")
+    return ", ".join(said)
 
 
 def names(state: StageState) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -10,20 +11,23 @@ from otto_executor.approval import Approval, Decision
 from otto_executor.definition import Definition
 from otto_executor.errors import (
     NotReadyError,
+    NotRepeatableError,
     PipelineExistsError,
     PipelineNotFoundError,
     RunUnreadableError,
     StoreUnavailableError,
     TooManyRunsError,
     WorkersUnavailableError,
+    WorkspaceGoneError,
 )
 from otto_executor.orders import Synced, WorkerReport
-from otto_executor.progress import Progress
+from otto_executor.progress import Progress, seconds
+from otto_executor.rerun import Rerun, kept_stages, left_files, repetition
 from otto_executor.retention import Keeping, Retention
 from otto_executor.run import Run
 from otto_executor.runner import Means, Runner
-from otto_executor.stage import StageStatus
-from otto_executor.stores import Key, StoredRun, Summary, summary
+from otto_executor.stage import StageState, StageStatus
+from otto_executor.stores import Key, StoredRun, Summary, Workspace, summary
 from otto_runtime.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class Conductor:
         self._store = means.store
         self._max_active = max_active
         self._active: dict[str, Runner] = {}
+        self._keeping = keeping
         self._retention = Retention(means.store, means.workers, keeping, means.clock)
         self._group: asyncio.TaskGroup | None = None
         self._accepting = asyncio.Event()
@@ -72,16 +77,26 @@ class Conductor:
 
     async def begin(self, definition: Definition, request: bytes) -> None:
         """Stores a run and begins it. Raises PipelineExistsError or TooManyRunsError. Done also if the caller is cancelled meanwhile."""
+        await self._shielded(lambda: self._begin(definition, request), f"begin {definition.pipeline_id}")
+
+    async def rerun(self, wanted: Rerun) -> None:
+        """Begins a run that repeats an ended one. Done also if the caller is cancelled meanwhile.
+
+        Raises PipelineNotFoundError, PipelineExistsError, NotRepeatableError or TooManyRunsError.
+        """
+        await self._shielded(lambda: self._rerun(wanted), f"rerun {wanted.pipeline_id}")
+
+    async def _shielded(self, begin: Callable[[], Awaitable[None]], name: str) -> None:
         group = await self._ready()
 
-        async def begin() -> Exception | None:
+        async def work() -> Exception | None:
             try:
-                await self._begin(definition, request)
+                await begin()
             except Exception as error:  # handed to the caller; raised here it would end the group
                 return error
             return None
 
-        error = await asyncio.shield(group.create_task(begin(), name=f"begin {definition.pipeline_id}"))
+        error = await asyncio.shield(group.create_task(work(), name=name))
         if error is not None:
             raise error
 
@@ -179,7 +194,38 @@ class Conductor:
                 self._drive(Runner(record, self._means))
         log.info("executor.runs.loaded", extra={"count": len(self._active)})
 
-    async def _begin(self, definition: Definition, request: bytes) -> None:
+    async def _rerun(self, wanted: Rerun) -> None:
+        # From the store, where an end counts: the runner of a run that is just ending may be ahead of it.
+        record = await self._store.load(wanted.pipeline_id)
+        if record is None:
+            raise PipelineNotFoundError(wanted.pipeline_id)
+        old, state = record.definition, record.state
+        if not state.ended:
+            raise NotRepeatableError(f"pipeline {old.pipeline_id!r} has not ended; cancel it first, or wait for its end")
+        kept = kept_stages(old, state) if wanted.failed_only else {}
+        definition = repetition(old, wanted.new_id, wanted.triggered_by, wanted.traceparent)
+        takes = old.pipeline_id if left_files(old, kept) else ""
+        if takes:
+            definition = replace(definition, directory=old.workspace)
+        try:
+            await self._begin(definition, wanted.request(record.request), kept, takes)
+        except WorkspaceGoneError:
+            raise NotRepeatableError(await self._why_gone(old)) from None
+
+    async def _why_gone(self, old: Definition) -> str:
+        words = f"the workspace of pipeline {old.pipeline_id!r}, in which the stages that are kept left their files, "
+        users = [runner.pipeline_id for runner in self._active.values() if runner.record.definition.workspace == old.workspace]
+        users += [w.pipeline_id for w in await self._store.workspaces() if w.name == old.workspace and w.pipeline_id != old.pipeline_id]
+        if users:
+            words += f"was taken over by {users[0]!r}; rerun that one when it has ended, or"
+        else:
+            kept = seconds(self._keeping.workspace)
+            words += f"is not kept any more ({kept} after its end);"
+        return words + " run this one again whole (without failed_only)"
+
+    async def _begin(
+        self, definition: Definition, request: bytes, kept: Mapping[str, StageState] | None = None, takes_workspace_of: str = ""
+    ) -> None:
         found = await self._store.summary(definition.pipeline_id)
         if found is not None:
             raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
@@ -187,11 +233,12 @@ class Conductor:
             raise TooManyRunsError(
                 f"INSUFFICIENT_RESOURCES: {len(self._active)} pipelines are unfinished, which is the configured maximum; try again later"
             )
-        run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw)
+        definition = replace(definition, directory=definition.directory or f"ws-{secrets.token_hex(8)}")
+        run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw, kept)
         step = run.take()
         assert step is not None
         record = StoredRun(definition, request, run.state)
-        await self._store.create(record, step.progress)
+        await self._store.create(record, step.progress, takes_workspace_of=takes_workspace_of)
         log.info("executor.run.begun", extra={"pipeline": definition.pipeline_id, "stages": len(definition.stages)})
         runner = Runner(record, self._means)
         runner.begun(step.progress)
@@ -207,9 +254,9 @@ class Conductor:
             await runner.drive()
         finally:
             del self._active[runner.pipeline_id]
-        state = runner.record.state
+        definition, state = runner.record.definition, runner.record.state
         if state.ended_at is not None:
-            self._retention.ended(runner.pipeline_id, state.ended_at)
+            self._retention.ended(Workspace(state.ended_at, runner.pipeline_id, definition.workspace))
             log.info("executor.run.ended", extra={"pipeline": runner.pipeline_id, "status": state.status.lower()})
 
     async def _watch(self, ready: Callable[[], None]) -> None:

@@ -21,11 +21,15 @@ class Definition:
     fail_fast: bool = False
     traceparent: str = ""
     warnings: tuple[str, ...] = ()
+    repeats: str = ""
+    """The run that this one repeats; empty: none."""
+    directory: str = ""
+    """The name of the workspace, given when the run begins, because a run that repeats another may take that one's over."""
 
     @property
     def workspace(self) -> str:
-        """The name of the directory that the run's workers share."""
-        return "ws-" + hashlib.sha256(self.pipeline_id.encode()).hexdigest()[:16]
+        """The name of the directory that the run's workers share. Of runs stored by earlier versions it follows from the id."""
+        return self.directory or "ws-" + hashlib.sha256(self.pipeline_id.encode()).hexdigest()[:16]
 
     def graph(self) -> Graph:
         """The stages' graph. Raises graphlib.CycleError, which validation has ruled out."""

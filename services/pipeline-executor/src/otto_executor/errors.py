@@ -7,15 +7,17 @@ ExecutorError
 ├── PipelineExistsError        ALREADY_EXISTS        stages were sent for a known id
 ├── NotAnApproverError         PERMISSION_DENIED     the user is not among the stage's approvers
 ├── NotApprovableError         FAILED_PRECONDITION   the stage needs no approval, was decided otherwise, or has ended
+├── NotRepeatableError         FAILED_PRECONDITION   the run has not ended, or nothing of it failed, or its workspace is gone
 ├── TooManyRunsError           RESOURCE_EXHAUSTED    the cap on unfinished runs is reached
 ├── NotReadyError              UNAVAILABLE           starting or stopping; repeat
 ├── StoreUnavailableError      UNAVAILABLE           the memory of runs can't be read or written now; repeat
-├── RunUnreadableError         DATA_LOSS             a kept run can't be understood; it is left as it is
-└── UnimplementedError         UNIMPLEMENTED         not there yet
+└── RunUnreadableError         DATA_LOSS             a kept run can't be understood; it is left as it is
 
 StoreUnusableError             the memory of runs can't be opened at all: the service does not start
 SaveConflictError              another process saved the same run meanwhile: this one has to let go of it
+WorkspaceGoneError             a workspace can't be taken over
 WorkersUnavailableError        the scaler can't be asked now: ask again
+└── NoRoomError                it can be asked, but has no room now
 """
 
 
@@ -74,6 +76,12 @@ class NotApprovableError(ExecutorError):
     grpc_status = "FAILED_PRECONDITION"
 
 
+class NotRepeatableError(ExecutorError):
+    """The run can't be repeated like this."""
+
+    grpc_status = "FAILED_PRECONDITION"
+
+
 class TooManyRunsError(ExecutorError):
     """The cap on unfinished runs is reached."""
 
@@ -98,12 +106,6 @@ class RunUnreadableError(ExecutorError):
     grpc_status = "DATA_LOSS"
 
 
-class UnimplementedError(ExecutorError):
-    """A part of the contract that is not there yet."""
-
-    grpc_status = "UNIMPLEMENTED"
-
-
 class StoreUnusableError(Exception):
     """The memory of runs can't be opened; the text says why and what to do."""
 
@@ -112,9 +114,17 @@ class SaveConflictError(Exception):
     """Another process has saved the run since it was loaded here."""
 
 
+class WorkspaceGoneError(Exception):
+    """The run's workspace is gone, is being deleted, or was taken over."""
+
+
 class WorkersUnavailableError(Exception):
     """The scaler can't be asked at the moment; `words` says what was seen."""
 
     def __init__(self, words: str) -> None:
         super().__init__(words)
         self.words = words
+
+
+class NoRoomError(WorkersUnavailableError):
+    """The scaler has no room for the workers, nor a place to wait for it."""

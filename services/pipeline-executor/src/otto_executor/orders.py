@@ -52,9 +52,11 @@ def _child(traceparent: str, seed: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """All workers of the order exist, whatever has become of them since."""
+    """All workers of the order exist, whatever has become of them since; `waiting` of them wait for room under a cap of `room`."""
 
     names: tuple[str, ...]
+    waiting: int = 0
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class WorkerReport:
     exit_code: int | None = None
     cause: FailureCause | None = None
     words: str = ""
+    room: int = 0
+    """While it waits for room: the cap on concurrent workers under which it waits; 0: it does not wait."""
 
 
 class Synced:
@@ -92,7 +96,7 @@ class Workers(Protocol):
     """The scaler, as far as the executor needs it. Every method raises WorkersUnavailableError when it can't be asked now."""
 
     async def start(self, order: Order) -> Created | Refused:
-        """Has the workers created, waiting for capacity if need be. Idempotent."""
+        """Has the workers created; they wait for capacity if need be. Idempotent. Raises NoRoomError while some of them can't even wait."""
 
     async def stop(self, pipeline_id: str, stage_id: str, reason: str) -> list[WorkerReport]:
         """Asks all unfinished workers of a stage to end and reports how the stage's workers stand then. Idempotent."""

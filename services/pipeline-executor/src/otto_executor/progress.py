@@ -32,6 +32,7 @@ class Progress:
     succeeded: int = 0
     failed: int = 0
     total: int = 0
+    kept_from: str = ""
 
     @property
     def final(self) -> bool:

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from otto_executor.definition import Definition
 from otto_executor.errors import StoreUnavailableError, WorkersUnavailableError
 from otto_executor.orders import Workers
-from otto_executor.stores import RunStore
+from otto_executor.stores import RunStore, Workspace
 from otto_runtime.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -35,12 +34,13 @@ class Retention:
         self._workers = workers
         self._keeping = keeping
         self._clock = clock
-        self._due: list[tuple[float, str]] = []
+        self._due: list[Workspace] = []
+        """A heap by the time of the end; one that was taken over since is passed over."""
         self._news = asyncio.Event()
 
-    def ended(self, pipeline_id: str, at: float) -> None:
+    def ended(self, workspace: Workspace) -> None:
         """A run has ended: its workspace is due after the time that it is kept."""
-        heapq.heappush(self._due, (at + self._keeping.workspace, pipeline_id))
+        heapq.heappush(self._due, workspace)
         self._news.set()
 
     async def run(self) -> None:
@@ -55,7 +55,7 @@ class Retention:
         while True:
             try:
                 if not loaded:
-                    self._due = [(at + self._keeping.workspace, pipeline_id) for pipeline_id, at in await self._store.workspaces()]
+                    self._due = await self._store.workspaces()
                     heapq.heapify(self._due)
                     loaded = True
                 await self._delete_due()
@@ -65,21 +65,30 @@ class Retention:
                 await backoff.wait()
                 continue
             self._news.clear()
-            delay = min(max(0.0, self._due[0][0] - self._clock()), self._keeping.sweep) if self._due else None
+            delay = min(max(0.0, self._next_due() - self._clock()), self._keeping.sweep) if self._due else None
             try:
                 async with asyncio.timeout(delay):
                     await self._news.wait()
             except TimeoutError:
                 continue
 
+    def _next_due(self) -> float:
+        return self._due[0].ended_at + self._keeping.workspace
+
     async def _delete_due(self) -> None:
-        while self._due and self._due[0][0] <= self._clock():
-            _, pipeline_id = self._due[0]
-            workspace = Definition(pipeline_id).workspace
-            await self._workers.delete_workspace(workspace)
-            await self._store.workspace_deleted(pipeline_id)
-            heapq.heappop(self._due)
-            log.info("executor.workspace.deleted", extra={"pipeline": pipeline_id, "workspace": workspace})
+        while self._due and self._next_due() <= self._clock():
+            workspace = heapq.heappop(self._due)
+            try:
+                await self._delete(workspace)
+            except (StoreUnavailableError, WorkersUnavailableError):
+                heapq.heappush(self._due, workspace)
+                raise
+
+    async def _delete(self, workspace: Workspace) -> None:
+        if await self._store.condemn_workspace(workspace.pipeline_id):
+            await self._workers.delete_workspace(workspace.name)
+            await self._store.workspace_deleted(workspace.pipeline_id)
+            log.info("executor.workspace.deleted", extra={"pipeline": workspace.pipeline_id, "workspace": workspace.name})
 
     async def _forget_runs(self) -> None:
         while True:

@@ -3,11 +3,11 @@
 `wanted()` follows from the state alone, so a run that was loaded after a crash wants exactly what it wanted before.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 
 from otto_executor import attempt
-from otto_executor.account import Account, announcement, ending
+from otto_executor.account import Account, acceptance, announcement, ending
 from otto_executor.approval import Approval, Decision, decided, in_words, who_may
 from otto_executor.attempt import Verdict
 from otto_executor.decisions import Action, Kind, Patience, Step
@@ -15,10 +15,10 @@ from otto_executor.definition import Definition
 from otto_executor.errors import NotApprovableError, StageNotFoundError
 from otto_executor.graph import skip_reason
 from otto_executor.orders import Created, Order, Refused, WorkerReport
-from otto_executor.progress import counted, seconds, share
+from otto_executor.progress import counted, seconds
 from otto_executor.retry import Failure, FailureCause
 from otto_executor.run_state import Cancellation, RunState, fresh
-from otto_executor.stage import Phase, StageStatus
+from otto_executor.stage import Phase, StageState, StageStatus
 
 
 class Run:
@@ -40,13 +40,21 @@ class Run:
         self._strays: set[str] = set()
 
     @classmethod
-    def begun(cls, definition: Definition, now: float, patience: Patience, draw: Callable[[], float]) -> "Run":
-        """A new run that has announced its stages and wants its first workers."""
-        run = cls(definition, fresh(definition, now), patience, draw)
-        words = f"accepted: {counted(len(definition.stages), 'stage')}"
-        run._account.run(StageStatus.RUNNING, "; ".join([words, *definition.warnings]), now)
+    def begun(
+        cls,
+        definition: Definition,
+        now: float,
+        patience: Patience,
+        draw: Callable[[], float],
+        kept: Mapping[str, StageState] | None = None,
+    ) -> "Run":
+        """A new run that has announced its stages and wants its first workers. `kept` are stages that ended in the run which it repeats."""
+        run = cls(definition, fresh(definition, now, kept), patience, draw)
+        run._account.run(StageStatus.RUNNING, acceptance(definition, run.state), now)
         for spec in definition.stages:
-            if spec.approvers is None:
+            if kept_from := run.state.stages[spec.stage_id].kept_from:
+                run._account.stage(spec.stage_id, StageStatus.COMPLETED, f"kept from {kept_from}", now)
+            elif spec.approvers is None:
                 run._account.stage(spec.stage_id, StageStatus.PENDING, announcement(spec), now)
             else:
                 # Not announced: existing clients drop a second PENDING message, and the one that matters says that it is this stage's turn.
@@ -158,7 +166,7 @@ class Run:
         if isinstance(outcome, Created):
             state.phase = Phase.RUNNING
             state.confirmed_at = now
-            self._account.asked_for_workers(stage_id, now)
+            self._account.workers_exist(stage_id, outcome, now)
             self._judge(stage_id, now)
         elif outcome.names or outcome.failure.cause is FailureCause.INTERNAL:
             self._stop(stage_id, outcome.failure)
@@ -168,11 +176,11 @@ class Run:
         self._advance(now)
 
     def delayed(self, stage_id: str, number: int, words: str, now: float) -> None:
-        """A START is being repeated because the scaler can't be asked; told once per attempt."""
+        """A START is being repeated for the reason in `words`; told once per attempt."""
         state = self.state.stages[stage_id]
         if state.phase is Phase.STARTING and number == state.attempt and (stage_id, number) not in self._noted:
             self._noted.add((stage_id, number))
-            self._account.stage(stage_id, state.status, f"waits for the scaler, which can't be reached: {words}", now)
+            self._account.waits(stage_id, words, now)
 
     def stopped(self, stage_id: str, number: int, reports: Collection[WorkerReport], now: float) -> None:
         """What became of a STOP: the workers were asked to end, and stood like this."""
@@ -283,15 +291,9 @@ class Run:
             failure = attempt.failure(spec, state)
             assert failure is not None
             self._stop(stage_id, failure)
-            self._going_on(stage_id, f"{failure.words}; the other workers are being stopped", now)
+            self._account.going_on(stage_id, now, f"{failure.words}; the other workers are being stopped")
         else:
-            self._going_on(stage_id, f"{attempt.ended(state)} of {counted(spec.workers, 'worker')} ended", now)
-
-    def _going_on(self, stage_id: str, words: str, now: float) -> None:
-        """Says how far a stage has come, if that has changed: existing clients drop a message with the same status and percentage."""
-        state = self.state.stages[stage_id]
-        if share(attempt.ended(state), self._specs[stage_id].workers) != state.percentage:
-            self._account.stage(stage_id, StageStatus.RUNNING, words, now)
+            self._account.going_on(stage_id, now)
 
     def _stop(self, stage_id: str, failure: Failure | None) -> None:
         state = self.state.stages[stage_id]
@@ -359,9 +361,9 @@ class Run:
         state = self.state.stages[stage_id]
         state.phase, state.failure, state.ended_at, state.wake_at = Phase.ENDED, failure, now, None
         state.names = attempt.names(state)
+        state.succeeded, state.failed = attempt.counts(state)
         self._edge = True
         self._account.stage(stage_id, status, message, now)
-        state.succeeded, state.failed = attempt.counts(state)
         state.workers = {}
         if status is StageStatus.FAILED:
             self.state.failed_stages.append(stage_id)

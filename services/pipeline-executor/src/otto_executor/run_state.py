@@ -1,5 +1,6 @@
 """How a run stands: all that has to survive a crash, besides its definition."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from otto_executor.definition import Definition
@@ -57,6 +58,7 @@ class RunState:
         return tuple(stage_id for stage_id, stage in self.stages.items() if stage.phase is Phase.APPROVAL)
 
 
-def fresh(definition: Definition, now: float) -> RunState:
-    """The state of a run that has just been asked for."""
-    return RunState(created_at=now, stages={stage.stage_id: StageState() for stage in definition.stages})
+def fresh(definition: Definition, now: float, kept: Mapping[str, StageState] | None = None) -> RunState:
+    """The state of a run that has just been asked for; stages in `kept` have ended in the run that it repeats."""
+    kept = kept or {}
+    return RunState(created_at=now, stages={stage.stage_id: kept.get(stage.stage_id) or StageState() for stage in definition.stages})

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from otto_executor.decisions import Action, Kind, Patience, Step
-from otto_executor.errors import NotReadyError, SaveConflictError, StoreUnavailableError, WorkersUnavailableError
+from otto_executor.errors import NoRoomError, NotReadyError, SaveConflictError, StoreUnavailableError, WorkersUnavailableError
 from otto_executor.journal import Journal
 from otto_executor.orders import WorkerReport, Workers
 from otto_executor.progress import Progress
@@ -268,9 +268,11 @@ class Runner:
                 outcome = await (self._start(run, action) if action.kind is Kind.START else self._stop(run, action))
                 break
             except WorkersUnavailableError as error:
-                words = error.words
-                log.warning("executor.workers.unavailable", extra={"pipeline": self.pipeline_id, "stage": action.stage_id, "reason": words})
-                if action.kind is Kind.START and self._means.clock() - since >= self._means.notice_after:
+                fields = {"pipeline": self.pipeline_id, "stage": action.stage_id, "reason": error.words}
+                log.warning("executor.workers.unavailable", extra=fields)
+                full = isinstance(error, NoRoomError)
+                if action.kind is Kind.START and (full or self._means.clock() - since >= self._means.notice_after):
+                    words = error.words if full else f"waits for the scaler, which can't be reached: {error.words}"
                     self._outcomes.append((None, partial(_delayed, action, words)))
                     self._wake.set()
             try:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc.aio
 
 from otto_executor import translate
 from otto_executor.conductor import Conductor
-from otto_executor.errors import InvalidRequestError, UnimplementedError
+from otto_executor.errors import InvalidRequestError
+from otto_executor.rerun import Rerun, made_id
 from otto_executor.settings import Settings
 from otto_executor.stage import StageStatus
 from otto_executor.stores import Key
@@ -124,10 +126,17 @@ class PipelineService(PipelineServiceServicer):
         )
 
     async def RerunPipeline(self, request: pb.RerunPipelineRequest, context: Context) -> pb.RerunPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
-        """Not there yet."""
-        raise UnimplementedError(
-            "RerunPipeline is not implemented yet; send the request that GetPipeline has to ExecutePipeline, with a new pipeline_id"
-        )
+        """Begins a run that repeats an ended one."""
+        old_id = request.pipeline_id
+        _check_id("pipeline_id", old_id, MAX_PIPELINE_ID_BYTES)
+        if request.new_pipeline_id:
+            _check_id("new_pipeline_id", request.new_pipeline_id, MAX_PIPELINE_ID_BYTES)
+        _check_text("triggered_by", request.triggered_by)
+        new_id = request.new_pipeline_id or made_id(old_id, secrets.token_hex(4), MAX_PIPELINE_ID_BYTES)
+        traceparent = current_traceparent() or _new_traceparent()
+        remade = partial(translate.rerun_request, new_id=new_id, triggered_by=request.triggered_by)
+        await self._conductor.rerun(Rerun(old_id, new_id, request.failed_only, request.triggered_by, traceparent, remade))
+        return pb.RerunPipelineResponse(pipeline_id=new_id)
 
 
 def _check_id(field: str, text: str, most: int) -> None:

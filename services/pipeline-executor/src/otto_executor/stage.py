@@ -140,6 +140,8 @@ class Worker:
     exit_code: int | None = None
     cause: FailureCause | None = None
     words: str = ""
+    room: int = 0
+    """While it waits for room: the cap on concurrent workers under which it waits; 0: it does not wait."""
 
 
 @dataclass(slots=True)
@@ -169,6 +171,8 @@ class StageState:
     """Workers of the last attempt that succeeded, once the stage has ended; before that `workers` tells."""
     failed: int = 0
     approval: Approval | None = None
+    kept_from: str = ""
+    """The run in which the stage ran, if this one repeats that and keeps its result; empty: this one."""
 
     @property
     def ended(self) -> bool:

@@ -71,7 +71,16 @@ def progress_message(pipeline_id: str, progress: Progress, *, replayed: bool) ->
         exit_code=progress.exit_code,
         replayed=replayed,
         failure_cause=_cause(progress.cause),
+        kept_from=progress.kept_from,
     )
+
+
+def rerun_request(request: bytes, new_id: str, triggered_by: str) -> bytes:
+    """What a client would have sent to get the run that repeats another one's request."""
+    message = pipeline_pb2.PipelineRequest.FromString(request)
+    message.pipeline_id = new_id
+    message.triggered_by = triggered_by or message.triggered_by
+    return message.SerializeToString()
 
 
 def _cause(cause: FailureCause | None) -> worker_pb2.FailureCause.ValueType:
@@ -93,6 +102,7 @@ def summary_message(short: Summary) -> pipeline_pb2.PipelineSummary:
         triggered_by=short.triggered_by,
         repository=short.repository,
         commit_sha=short.commit_sha,
+        rerun_of=short.repeats,
     )
 
 
@@ -131,6 +141,7 @@ def _stage_message(spec: StageSpec, stage: StageState) -> pipeline_pb2.StageRun:
         exit_code=failure.exit_code if failure is not None else None,
         approval=approval_message(stage.approval) if stage.approval is not None else None,
         worker_count=spec.workers,
+        kept_from=stage.kept_from,
     )
 
 

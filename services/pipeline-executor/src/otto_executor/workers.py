@@ -6,7 +6,7 @@ import grpc
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
-from otto_executor.errors import WorkersUnavailableError
+from otto_executor.errors import NoRoomError, WorkersUnavailableError
 from otto_executor.orders import SYNCED, Created, Order, Refused, Synced, WorkerReport, task_id
 from otto_executor.progress import shortened
 from otto_executor.retry import Failure, FailureCause
@@ -56,9 +56,11 @@ class ScalerWorkers:
         backoff = Backoff(0.1, 2.0)
         for tries_left in reversed(range(FAULT_TRIES)):
             try:
-                return _outcome(await self._scaler.ScaleUp(request))
+                return _outcome(await self._scaler.ScaleUp(request), order.stage.workers)
             except grpc.aio.AioRpcError as error:
                 words = shortened(error.details() or error.code().name)
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "INSUFFICIENT_RESOURCES" in words:
+                    raise NoRoomError(words) from error
                 if error.code() in REFUSALS or "larger than max" in words:
                     return Refused(Failure(FailureCause.REJECTED, f"the scaler refused it: {words}"))
                 if error.code() not in FAULTS:
@@ -165,13 +167,17 @@ def worker_report(worker: worker_pb2.WorkerPodStatus, *, deleted: bool = False) 
         exit_code=worker.exit_code if worker.HasField("exit_code") else None,
         cause=cause,
         words=shortened(words),
+        room=worker.room_limit if status is WorkerStatus.PENDING else 0,
     )
 
 
-def _outcome(answer: ScaleResponse) -> Created | Refused:
+def _outcome(answer: ScaleResponse, workers: int) -> Created | Refused:
+    """What became of a request for `workers` workers. Raises NoRoomError if room is all that is missing."""
     names = tuple(answer.worker_pod_names)
     if answer.status in {ScaleResponse.SUCCESS, ScaleResponse.ALREADY_PROCESSED}:
-        return Created(names)
+        return Created(names, answer.waiting_count, answer.room_limit)
+    if answer.no_room_count and len(names) + answer.no_room_count >= workers:
+        raise NoRoomError(shortened(answer.message))
     return Refused(Failure(FailureCause.REJECTED, shortened(answer.message or "the scaler could not create the workers")), names)
 
 

@@ -1,6 +1,7 @@
 """Who may run now: a cap on concurrent workers, and a queue that is fair between tasks. Pure: it only keeps names."""
 
 from collections import deque
+from itertools import zip_longest
 
 
 class Admission:
@@ -23,10 +24,19 @@ class Admission:
         """Free slots that nobody waits for."""
         return max(0, self.cap - len(self._holders)) if not self._queued else 0
 
+    def waits(self, name: str) -> bool:
+        """Whether it waits for a slot."""
+        return name in self._queued
+
     @property
     def queued(self) -> int:
         """How many wait."""
         return len(self._queued)
+
+    def places(self) -> dict[str, int]:
+        """At which place each of those that wait would get a slot if nobody else came, from 1."""
+        turns = zip_longest(*self._queues.values())
+        return {name: place for place, name in enumerate((name for turn in turns for name in turn if name is not None), 1)}
 
     def take(self, name: str) -> bool:
         """Gives `name` a slot if one is free and nobody waits; True if it has one now or had it before."""

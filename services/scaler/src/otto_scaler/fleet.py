@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -145,6 +145,14 @@ class Fleet:
         if not self._known.is_set():
             await self._ready()
         return self._picture.select(task, name, state, limit)
+
+    def places(self) -> dict[str, int]:
+        """At which place each worker that waits for room will get it, from 1."""
+        return self._admission.places()
+
+    def waiting(self, names: Iterable[str]) -> int:
+        """How many of these workers wait for room now."""
+        return sum(self._admission.waits(name) for name in names)
 
     def worker(self, name: str) -> Worker | None:
         """The worker of that name, as it is known now."""

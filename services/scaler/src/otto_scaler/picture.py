@@ -14,6 +14,8 @@ class Selection:
 
     counts: dict[State, int]
     workers: list[Worker]
+    waiting: int
+    """How many of the pending ones wait for room."""
 
 
 class Picture:
@@ -25,6 +27,7 @@ class Picture:
         self._finished: dict[str, None] = {}
         self._tasks: dict[str, dict[str, None]] = {}
         self._counts: Counter[State] = Counter()
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -63,7 +66,9 @@ class Picture:
         self._tasks.setdefault(worker.identity.task_id, {})[worker.name] = None
         if before is not None:
             self._counts[before.state] -= 1
+            self._held -= _waits(before)
         self._counts[worker.state] += 1
+        self._held += _waits(worker)
         if worker.finished:
             self._unfinished.pop(worker.name, None)
             self._finished[worker.name] = None
@@ -92,6 +97,7 @@ class Picture:
         self._unfinished.pop(name, None)
         self._finished.pop(name, None)
         self._counts[worker.state] -= 1
+        self._held -= _waits(worker)
         names = self._tasks[worker.identity.task_id]
         del names[name]
         if not names:
@@ -105,7 +111,8 @@ class Picture:
         """
         if not task and not name:
             counts = {s: self._counts[s] if state in {None, s} else 0 for s in State}
-            return Selection(counts, list(self._listed(state, limit)))
+            waiting = self._held if state in {None, State.PENDING} else 0
+            return Selection(counts, list(self._listed(state, limit)), waiting)
         if name:
             one = self._workers.get(name)
             matching = [one] if one is not None and task in {"", one.identity.task_id} else []
@@ -114,7 +121,8 @@ class Picture:
         matching = [w for w in matching if state in {None, w.state}]
         counted = Counter(w.state for w in matching)
         matching.sort(key=lambda w: (not w.finished, w.created, w.identity.index), reverse=True)
-        return Selection({s: counted[s] for s in State}, matching[:limit])
+        waiting = sum(_waits(w) for w in matching)
+        return Selection({s: counted[s] for s in State}, matching[:limit], waiting)
 
     def _of_task(self, task: str) -> Iterator[Worker]:
         return (self._workers[name] for name in self._tasks.get(task, ()))
@@ -129,3 +137,7 @@ class Picture:
                 if state in {None, worker.state}:
                     left -= 1
                     yield worker
+
+
+def _waits(worker: Worker) -> bool:
+    return worker.held and not worker.finished

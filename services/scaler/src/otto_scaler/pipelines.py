@@ -28,7 +28,7 @@ _FINAL = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, Stage
 
 def cancels_on_disconnect(request: PipelineRequest) -> bool:
     """Whether the pipeline is to be cancelled when its caller leaves."""
-    return bool(request.metadata.get(ON_DISCONNECT) == "cancel")
+    return request.metadata.get(ON_DISCONNECT, "").strip().lower() == "cancel"
 
 
 class Pipelines:

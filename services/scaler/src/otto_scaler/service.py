@@ -44,7 +44,7 @@ class OttoscalerServicer(Base):
         self._pipelines = pipelines
         self._bounds = bounds
         self._listed = listed_workers
-        self._book = StatusBook()
+        self._book = StatusBook(fleet.cap)
 
     async def ScaleUp(self, request: ScaleRequest, context: Any) -> ScaleResponse:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Creates workers."""
@@ -60,6 +60,9 @@ class OttoscalerServicer(Base):
         if wanted.warnings:
             words += f"; checked but not acted on: {', '.join(wanted.warnings)}"
         there = {worker.name for worker in creation.existing} | set(creation.created)
+        waiting = self._fleet.waiting(there)
+        if waiting:
+            words += f"; {waiting} of them {'waits' if waiting == 1 else 'wait'} for room (cap {self._fleet.cap})"
         return ScaleResponse(
             status=status,
             message=words,
@@ -67,6 +70,9 @@ class OttoscalerServicer(Base):
             worker_pod_names=[spec.identity.name for spec in wanted.specs if spec.identity.name in there],
             started_at=started,
             completed_at=rfc3339(time.time_ns()),
+            waiting_count=waiting,
+            no_room_count=len(creation.no_room),
+            room_limit=self._fleet.cap,
         )
 
     async def ScaleDown(self, request: ScaleRequest, context: Any) -> ScaleResponse:  # noqa: N802, ARG002 - the contract gives names and arguments
@@ -97,7 +103,8 @@ class OttoscalerServicer(Base):
             except ValueError:
                 words = f"{request.status_filter!r} is none of {', '.join(s.value for s in State)}"
                 raise InvalidRequestError([("status_filter", words)]) from None
-        return self._book.response(await self._fleet.select(request.task_id, request.worker_pod_name, state, self._listed))
+        selection = await self._fleet.select(request.task_id, request.worker_pod_name, state, self._listed)
+        return self._book.response(selection, self._fleet.places() if selection.waiting else {})
 
     async def WatchWorkers(self, request: WatchWorkersRequest, context: Any) -> AsyncIterator[WorkerEvent]:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Shows workers and every change."""

@@ -208,6 +208,9 @@ class ScaleResponse(_message.Message):
     WORKER_POD_NAMES_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    WAITING_COUNT_FIELD_NUMBER: _builtins.int
+    NO_ROOM_COUNT_FIELD_NUMBER: _builtins.int
+    ROOM_LIMIT_FIELD_NUMBER: _builtins.int
     status: Global___ScaleResponse.Status.ValueType
     """The outcome."""
     message: _builtins.str
@@ -218,6 +221,12 @@ class ScaleResponse(_message.Message):
     """When the request was taken up; RFC 3339, UTC."""
     completed_at: _builtins.str
     """When it was answered; RFC 3339, UTC."""
+    waiting_count: _builtins.int
+    """ScaleUp with ADMISSION_QUEUE: how many of worker_pod_names wait for room."""
+    no_room_count: _builtins.int
+    """ScaleUp: how many were not created because there is no room, nor a place to wait for it: ask again later."""
+    room_limit: _builtins.int
+    """The cap on concurrent workers."""
     @_builtins.property
     def worker_pod_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ScaleUp: the request's workers that exist now. ScaleDown: those this call stopped."""
@@ -231,10 +240,13 @@ class ScaleResponse(_message.Message):
         worker_pod_names: _abc.Iterable[_builtins.str] | None = ...,
         started_at: _builtins.str = ...,
         completed_at: _builtins.str = ...,
+        waiting_count: _builtins.int = ...,
+        no_room_count: _builtins.int = ...,
+        room_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "processed_count", b"processed_count", "started_at", b"started_at", "status", b"status", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "no_room_count", b"no_room_count", "processed_count", b"processed_count", "room_limit", b"room_limit", "started_at", b"started_at", "status", b"status", "waiting_count", b"waiting_count", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,6 +294,8 @@ class WorkerStatusResponse(_message.Message):
     SUCCEEDED_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_COUNT_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    WAITING_COUNT_FIELD_NUMBER: _builtins.int
+    ROOM_LIMIT_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
     """All that were selected."""
     running_count: _builtins.int
@@ -292,6 +306,10 @@ class WorkerStatusResponse(_message.Message):
     """Of these, ended with 0."""
     failed_count: _builtins.int
     """Of these, failed."""
+    waiting_count: _builtins.int
+    """Of pending_count, those that wait for room."""
+    room_limit: _builtins.int
+    """The cap on concurrent workers."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.WorkerPodStatus]:
         """Unfinished and newest first, at most the configured number."""
@@ -305,10 +323,12 @@ class WorkerStatusResponse(_message.Message):
         succeeded_count: _builtins.int = ...,
         failed_count: _builtins.int = ...,
         workers: _abc.Iterable[_worker_pb2.WorkerPodStatus] | None = ...,
+        waiting_count: _builtins.int = ...,
+        room_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "pending_count", b"pending_count", "running_count", b"running_count", "succeeded_count", b"succeeded_count", "total_count", b"total_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "pending_count", b"pending_count", "room_limit", b"room_limit", "running_count", b"running_count", "succeeded_count", b"succeeded_count", "total_count", b"total_count", "waiting_count", b"waiting_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,6 +176,7 @@ class PipelineProgress(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     FAILURE_CAUSE_FIELD_NUMBER: _builtins.int
+    KEPT_FROM_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
     """The run."""
     stage_id: _builtins.str
@@ -208,6 +209,8 @@ class PipelineProgress(_message.Message):
     """It happened before this caller asked."""
     failure_cause: _worker_pb2.FailureCause.ValueType
     """Why it failed, typed."""
+    kept_from: _builtins.str
+    """The run in which the stage ran, if this one repeats it and keeps its result; empty: this one."""
     @_builtins.property
     def worker_pod_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The workers of the current attempt."""
@@ -237,10 +240,11 @@ class PipelineProgress(_message.Message):
         exit_code: _builtins.int | None = ...,
         replayed: _builtins.bool = ...,
         failure_cause: _worker_pb2.FailureCause.ValueType = ...,
+        kept_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "metrics", b"metrics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "message", b"message", "metrics", b"metrics", "overall_percentage", b"overall_percentage", "pipeline_id", b"pipeline_id", "progress_percentage", b"progress_percentage", "replayed", b"replayed", "sequence", b"sequence", "stage_id", b"stage_id", "stage_type", b"stage_type", "started_at", b"started_at", "status", b"status", "timestamp", b"timestamp", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "kept_from", b"kept_from", "message", b"message", "metrics", b"metrics", "overall_percentage", b"overall_percentage", "pipeline_id", b"pipeline_id", "progress_percentage", b"progress_percentage", "replayed", b"replayed", "sequence", b"sequence", "stage_id", b"stage_id", "stage_type", b"stage_type", "started_at", b"started_at", "status", b"status", "timestamp", b"timestamp", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -308,6 +312,7 @@ class PipelineSummary(_message.Message):
     TRIGGERED_BY_FIELD_NUMBER: _builtins.int
     REPOSITORY_FIELD_NUMBER: _builtins.int
     COMMIT_SHA_FIELD_NUMBER: _builtins.int
+    RERUN_OF_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
     """The run."""
     name: _builtins.str
@@ -326,6 +331,8 @@ class PipelineSummary(_message.Message):
     """The repository, if any."""
     commit_sha: _builtins.str
     """The commit as it was asked for."""
+    rerun_of: _builtins.str
+    """The run that this one repeats; empty: none."""
     @_builtins.property
     def awaiting_approval(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stages that wait for ApproveStage."""
@@ -353,10 +360,11 @@ class PipelineSummary(_message.Message):
         triggered_by: _builtins.str = ...,
         repository: _builtins.str = ...,
         commit_sha: _builtins.str = ...,
+        rerun_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaiting_approval", b"awaiting_approval", "commit_sha", b"commit_sha", "created_at", b"created_at", "ended_at", b"ended_at", "error_message", b"error_message", "name", b"name", "percentage", b"percentage", "pipeline_id", b"pipeline_id", "repository", b"repository", "stage_count", b"stage_count", "state", b"state", "triggered_by", b"triggered_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaiting_approval", b"awaiting_approval", "commit_sha", b"commit_sha", "created_at", b"created_at", "ended_at", b"ended_at", "error_message", b"error_message", "name", b"name", "percentage", b"percentage", "pipeline_id", b"pipeline_id", "repository", b"repository", "rerun_of", b"rerun_of", "stage_count", b"stage_count", "state", b"state", "triggered_by", b"triggered_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +392,7 @@ class StageRun(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    KEPT_FROM_FIELD_NUMBER: _builtins.int
     stage_id: _builtins.str
     """The stage."""
     name: _builtins.str
@@ -406,6 +415,8 @@ class StageRun(_message.Message):
     """The failing worker's, where there was one."""
     worker_count: _builtins.int
     """How many workers each attempt has."""
+    kept_from: _builtins.str
+    """The run in which it ran, if this one repeats that and keeps its result; empty: this one."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it waits or waited for."""
@@ -445,10 +456,11 @@ class StageRun(_message.Message):
         exit_code: _builtins.int | None = ...,
         approval: Global___Approval | None = ...,
         worker_count: _builtins.int = ...,
+        kept_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "approval", b"approval", "ended_at", b"ended_at", "exit_code", b"exit_code", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "approval", b"approval", "attempt", b"attempt", "depends_on", b"depends_on", "ended_at", b"ended_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "message", b"message", "name", b"name", "percentage", b"percentage", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "type", b"type", "worker_count", b"worker_count", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "approval", b"approval", "attempt", b"attempt", "depends_on", b"depends_on", "ended_at", b"ended_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "kept_from", b"kept_from", "message", b"message", "name", b"name", "percentage", b"percentage", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "type", b"type", "worker_count", b"worker_count", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

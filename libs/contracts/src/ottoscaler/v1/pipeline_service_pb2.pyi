@@ -392,11 +392,11 @@ class RerunPipelineRequest(_message.Message):
     pipeline_id: _builtins.str
     """The ended run."""
     new_pipeline_id: _builtins.str
-    """The new run's id; empty: one is made."""
+    """The new run's id; empty: one is made of the old one's. Name one if the call may have to be repeated."""
     failed_only: _builtins.bool
     """Only stages that did not complete, and what depends on them."""
     triggered_by: _builtins.str
-    """Who asked for it."""
+    """Who asked for it; empty: who asked for the old run."""
     def __init__(
         self,
         *,

@@ -72,8 +72,17 @@ class PipelineServiceStub:
     ValidatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]
     """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems."""
     RerunPipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RerunPipelineRequest, _pipeline_service_pb2.RerunPipelineResponse]
-    """Runs an ended pipeline again under a new id, whole or only what failed and follows from it, keeping the results of the others.
-    Not implemented yet: UNIMPLEMENTED.
+    """Runs an ended pipeline again under a new id, as it was asked for then. Answers when the new run is stored; attach to it by its id.
+    Whole: every stage runs again, in a workspace of its own (a branch is checked out as it is now).
+    With failed_only every COMPLETED stage that depends on none which runs again keeps its result: it is COMPLETED from the start, with its
+    times, workers, attempt and approval, and kept_from says whose they are; all others run again, the skipped ones are judged anew, and
+    approvals that a stage which runs again needs are asked for again. As kept stages have left files (the checkout among them), the new run
+    takes over the old one's workspace, which is then kept for its time after the new run's end. A failure that was ignored counts as completed.
+    The new run's first message and rerun_of say which run it repeats. It depends on no caller: otto.on_disconnect means nothing to it.
+    Errors: INVALID_ARGUMENT (empty or bad id); NOT_FOUND; ALREADY_EXISTS (new_pipeline_id is known; after an UNAVAILABLE that means that the
+    call was carried out); FAILED_PRECONDITION (it has not ended; failed_only, but all its stages completed or were skipped as planned, or its
+    workspace is gone or was taken over by another rerun: repeat that one, or this one whole); RESOURCE_EXHAUSTED (too many unfinished runs);
+    UNAVAILABLE: repeat with the same new_pipeline_id.
     """
 
 @_typing.type_check_only
@@ -119,8 +128,17 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     ValidatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]  # type: ignore[assignment]
     """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems."""
     RerunPipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RerunPipelineRequest, _pipeline_service_pb2.RerunPipelineResponse]  # type: ignore[assignment]
-    """Runs an ended pipeline again under a new id, whole or only what failed and follows from it, keeping the results of the others.
-    Not implemented yet: UNIMPLEMENTED.
+    """Runs an ended pipeline again under a new id, as it was asked for then. Answers when the new run is stored; attach to it by its id.
+    Whole: every stage runs again, in a workspace of its own (a branch is checked out as it is now).
+    With failed_only every COMPLETED stage that depends on none which runs again keeps its result: it is COMPLETED from the start, with its
+    times, workers, attempt and approval, and kept_from says whose they are; all others run again, the skipped ones are judged anew, and
+    approvals that a stage which runs again needs are asked for again. As kept stages have left files (the checkout among them), the new run
+    takes over the old one's workspace, which is then kept for its time after the new run's end. A failure that was ignored counts as completed.
+    The new run's first message and rerun_of say which run it repeats. It depends on no caller: otto.on_disconnect means nothing to it.
+    Errors: INVALID_ARGUMENT (empty or bad id); NOT_FOUND; ALREADY_EXISTS (new_pipeline_id is known; after an UNAVAILABLE that means that the
+    call was carried out); FAILED_PRECONDITION (it has not ended; failed_only, but all its stages completed or were skipped as planned, or its
+    workspace is gone or was taken over by another rerun: repeat that one, or this one whole); RESOURCE_EXHAUSTED (too many unfinished runs);
+    UNAVAILABLE: repeat with the same new_pipeline_id.
     """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -211,8 +229,17 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.RerunPipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.RerunPipelineResponse, _abc.Awaitable[_pipeline_service_pb2.RerunPipelineResponse]]:
-        """Runs an ended pipeline again under a new id, whole or only what failed and follows from it, keeping the results of the others.
-        Not implemented yet: UNIMPLEMENTED.
+        """Runs an ended pipeline again under a new id, as it was asked for then. Answers when the new run is stored; attach to it by its id.
+        Whole: every stage runs again, in a workspace of its own (a branch is checked out as it is now).
+        With failed_only every COMPLETED stage that depends on none which runs again keeps its result: it is COMPLETED from the start, with its
+        times, workers, attempt and approval, and kept_from says whose they are; all others run again, the skipped ones are judged anew, and
+        approvals that a stage which runs again needs are asked for again. As kept stages have left files (the checkout among them), the new run
+        takes over the old one's workspace, which is then kept for its time after the new run's end. A failure that was ignored counts as completed.
+        The new run's first message and rerun_of say which run it repeats. It depends on no caller: otto.on_disconnect means nothing to it.
+        Errors: INVALID_ARGUMENT (empty or bad id); NOT_FOUND; ALREADY_EXISTS (new_pipeline_id is known; after an UNAVAILABLE that means that the
+        call was carried out); FAILED_PRECONDITION (it has not ended; failed_only, but all its stages completed or were skipped as planned, or its
+        workspace is gone or was taken over by another rerun: repeat that one, or this one whole); RESOURCE_EXHAUSTED (too many unfinished runs);
+        UNAVAILABLE: repeat with the same new_pipeline_id.
         """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

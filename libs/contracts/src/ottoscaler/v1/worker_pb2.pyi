@@ -403,6 +403,7 @@ class WorkerPodStatus(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    ROOM_LIMIT_FIELD_NUMBER: _builtins.int
     pod_name: _builtins.str
     """Unique; also the worker_id of its log lines."""
     task_id: _builtins.str
@@ -432,13 +433,15 @@ class WorkerPodStatus(_message.Message):
     pipeline_id: _builtins.str
     """Its pipeline; empty for a worker of a plain ScaleUp."""
     pending_reason: _builtins.str
-    """Why it is still pending, in the backend's words."""
+    """Why it is still pending, in words; in GetWorkerStatus also at which place it waits for room."""
     index: _builtins.int
     """Its number in its attempt, from 1."""
     worker_count: _builtins.int
     """How many workers its attempt has."""
     uid: _builtins.str
     """Tells this worker from an earlier one of the same name."""
+    room_limit: _builtins.int
+    """While it waits for room: the cap on concurrent workers under which it waits. 0: it does not wait for room."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels."""
@@ -465,10 +468,11 @@ class WorkerPodStatus(_message.Message):
         index: _builtins.int = ...,
         worker_count: _builtins.int = ...,
         uid: _builtins.str = ...,
+        room_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "uid", b"uid", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "room_limit", b"room_limit", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "uid", b"uid", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -114,10 +114,11 @@ async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, lo
         print(request.pipeline_id, flush=True)
         notice(f"watch it with: ottoctl pipeline watch {request.pipeline_id}")
         return exit_codes.COMPLETED
-    return await _show(client, request.pipeline_id, messages, logs=logs)
+    return await show(client, request.pipeline_id, messages, logs=logs)
 
 
-async def _show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool) -> int:
+async def show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool) -> int:
+    """Shows a run until it has ended; returns the exit code."""
     import asyncio
 
     from ottoctl import watching
@@ -159,7 +160,7 @@ def watch(
     logs: Logs = False,
 ) -> None:
     """Show a run from its start until it has ended."""
-    run(context, lambda client: _show(client, identity, client.watch(identity, after), logs=logs))
+    run(context, lambda client: show(client, identity, client.watch(identity, after), logs=logs))
 
 
 STATES = ("running", "completed", "failed", "cancelled")
@@ -228,6 +229,8 @@ async def _get(client: "Client", identity: str, output: Output) -> int:
         return exit_codes.COMPLETED
     summary = answer.summary
     print(f"{harmless(summary.pipeline_id)}: {state_word(summary.state)}, {summary.percentage}%  {harmless(summary.error_message)}")
+    if summary.rerun_of:
+        print(f"repeats {harmless(summary.rerun_of)}")
     for warning in answer.warnings:
         print(f"warning: {harmless(warning)}")
     rows = []

@@ -126,6 +126,7 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
     print(
         f"{answer.total_count} workers: {answer.running_count} running, {answer.pending_count} pending, "
         f"{answer.succeeded_count} succeeded, {answer.failed_count} failed"
+        + (f"; {answer.waiting_count} of them wait for room (cap {answer.room_limit})" if answer.waiting_count else "")
     )
     return exit_codes.COMPLETED
 

@@ -36,6 +36,17 @@ class Summary:
     triggered_by: str
     repository: str
     commit_sha: str
+    repeats: str = ""
+    workspace: str = ""
+    """Empty in what an earlier version stored: it follows from the id then."""
+
+
+class Workspace(NamedTuple):
+    """The directory of an ended run that has not been deleted."""
+
+    ended_at: float
+    pipeline_id: str
+    name: str
 
 
 class Key(NamedTuple):
@@ -60,14 +71,20 @@ def summary(definition: Definition, state: RunState) -> Summary:
         triggered_by=definition.triggered_by,
         repository=definition.repository,
         commit_sha=definition.commit_sha,
+        repeats=definition.repeats,
+        workspace=definition.workspace,
     )
 
 
 class RunStore(Protocol):
     """Keeps runs and their messages. Every method raises StoreUnavailableError when the memory can't be used now: nothing was done then."""
 
-    async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
-        """Keeps a new run with its first messages, surviving a power cut. Raises PipelineExistsError if the id is known."""
+    async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
+        """Keeps a new run with its first messages, surviving a power cut. Raises PipelineExistsError if the id is known.
+
+        With `takes_workspace_of` the workspace of that ended run counts as gone from then on, because it is the new run's: both or neither.
+        Raises WorkspaceGoneError if it is gone already, is to be deleted, or was taken over.
+        """
 
     async def save(self, run: StoredRun, progress: Sequence[Progress], *, edge: bool) -> None:
         """Keeps the run's state with the messages it adds, both or neither, and counts `run.version` up.
@@ -91,8 +108,11 @@ class RunStore(Protocol):
     async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
         """At most `limit` runs, newest first, from the one that follows `after`; no statuses: any."""
 
-    async def workspaces(self) -> list[tuple[str, float]]:
-        """Ids of the ended runs whose workspaces have not been deleted, and when they ended."""
+    async def workspaces(self) -> list[Workspace]:
+        """The workspaces of ended runs that have not been deleted, the longest ended first."""
+
+    async def condemn_workspace(self, pipeline_id: str) -> bool:
+        """Notes that the ended run's workspace is about to be deleted, so that nobody takes it over; False if it is gone or taken."""
 
     async def workspace_deleted(self, pipeline_id: str) -> None:
         """Notes that the run's workspace is gone."""

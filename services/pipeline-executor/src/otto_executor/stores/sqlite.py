@@ -14,17 +14,26 @@ from typing import Any
 import msgspec
 
 from otto_executor.definition import Definition
-from otto_executor.errors import PipelineExistsError, RunUnreadableError, SaveConflictError, StoreUnavailableError, StoreUnusableError
+from otto_executor.errors import (
+    PipelineExistsError,
+    RunUnreadableError,
+    SaveConflictError,
+    StoreUnavailableError,
+    StoreUnusableError,
+    WorkspaceGoneError,
+)
 from otto_executor.progress import Progress
 from otto_executor.run_state import RunState
 from otto_executor.stage import StageStatus
-from otto_executor.stores.protocol import Key, StoredRun, Summary, summary
+from otto_executor.stores.protocol import Key, StoredRun, Summary, Workspace, summary
 
 APPLICATION_ID = 0x4F54544F
 """`OTTO`: marks the file as ours (PRAGMA application_id)."""
 SCHEMA_VERSION = 1
 FORGET_AT_ONCE = 100
 """Runs deleted by one call of `forget`, so that the loop is not held for long."""
+_KEPT, _CONDEMNED = 1, 2
+"""Of workspace_kept, where 0 is gone: it may be taken over, or is about to be deleted."""
 _SCHEMA = """
 CREATE TABLE runs (
     pipeline_id TEXT PRIMARY KEY,
@@ -63,13 +72,20 @@ class SqliteStore:
         self._connection = connection
         self._full = True
 
-    async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
+    async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
         """See RunStore."""
         with self._transaction(edge=True) as execute:
             known = execute("SELECT summary FROM runs WHERE pipeline_id = ?", (run.definition.pipeline_id,)).fetchone()
             if known is not None:
                 found = _summary(known[0])
                 raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
+            if takes_workspace_of:
+                taken = execute(
+                    "UPDATE runs SET workspace_kept = 0 WHERE pipeline_id = ? AND ended_at IS NOT NULL AND workspace_kept = ?",
+                    (takes_workspace_of, _KEPT),
+                )
+                if taken.rowcount != 1:
+                    raise WorkspaceGoneError(takes_workspace_of)
             short = summary(run.definition, run.state)
             execute(
                 "INSERT INTO runs (pipeline_id, created_at, ended_at, status, version, definition, request, state, summary) "
@@ -139,9 +155,21 @@ class SqliteStore:
         query = f"SELECT summary FROM runs WHERE {where} ORDER BY created_at DESC, pipeline_id DESC LIMIT ?"  # noqa: S608  `where` holds constants and question marks only
         return [_summary(row[0]) for row in self._read(query, (*values, limit))]
 
-    async def workspaces(self) -> list[tuple[str, float]]:
+    async def workspaces(self) -> list[Workspace]:
         """See RunStore."""
-        return self._read("SELECT pipeline_id, ended_at FROM runs WHERE ended_at IS NOT NULL AND workspace_kept ORDER BY ended_at", ())
+        rows = self._read(
+            "SELECT ended_at, pipeline_id, summary FROM runs WHERE ended_at IS NOT NULL AND workspace_kept ORDER BY ended_at", ()
+        )
+        return [Workspace(at, name, _summary(short).workspace or Definition(name).workspace) for at, name, short in rows]
+
+    async def condemn_workspace(self, pipeline_id: str) -> bool:
+        """See RunStore."""
+        with self._transaction(edge=False) as execute:
+            found = execute(
+                "UPDATE runs SET workspace_kept = ? WHERE pipeline_id = ? AND ended_at IS NOT NULL AND workspace_kept",
+                (_CONDEMNED, pipeline_id),
+            )
+        return found.rowcount == 1
 
     async def workspace_deleted(self, pipeline_id: str) -> None:
         """See RunStore."""

@@ -42,6 +42,8 @@ class Fleet:
         """Stages whose workers do not end when they are stopped."""
         self.stops: list[tuple[str, str, str]] = []
         self.workers: dict[Key, WorkerReport] = {}
+        self.cap = 0
+        """How many run at a time; the others wait for room. 0: as many as there are."""
         self._watchers: dict[asyncio.Queue[WorkerReport | None], None] = {}
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -57,10 +59,28 @@ class Fleet:
             if key not in self.workers:
                 name = f"otto-{stage_id}-{attempt}-{index}"
                 self.created.append(key)
-                self._tell(key, WorkerReport(*key, name, WorkerStatus.PENDING))
-                self._later(0.0, partial(self._run, key))
+                if self.cap and self._unfinished() >= self.cap:
+                    self._tell(key, WorkerReport(*key, name, WorkerStatus.PENDING, room=self.cap))
+                else:
+                    self._tell(key, WorkerReport(*key, name, WorkerStatus.PENDING))
+                    self._later(0.0, partial(self._run, key))
             names.append(self.workers[key].name)
         return tuple(names)
+
+    def waiting(self, pipeline_id: str, stage_id: str, attempt: int) -> int:
+        """How many workers of an attempt wait for room."""
+        return sum(worker.room > 0 for key, worker in self.workers.items() if key[:3] == (pipeline_id, stage_id, attempt))
+
+    def _unfinished(self) -> int:
+        return sum(not worker.status.ended and not worker.room for worker in self.workers.values())
+
+    def _admit(self) -> None:
+        while self.cap and self._unfinished() < self.cap:
+            key = next((key for key, worker in self.workers.items() if worker.room and not worker.status.ended), None)
+            if key is None:
+                return
+            self.workers[key] = replace(self.workers[key], room=0)
+            self._run(key)
 
     def stop(self, pipeline_id: str, stage_id: str, reason: str) -> None:
         """Ends all unfinished workers of a stage, unless they are deaf."""
@@ -82,7 +102,8 @@ class Fleet:
         cause = None if good else fate.cause or FailureCause.EXIT_CODE
         words = fate.words or ("" if good else f"exit code {fate.exit_code}")
         status = WorkerStatus.SUCCEEDED if good else WorkerStatus.FAILED
-        self._tell(key, replace(worker, status=status, exit_code=fate.exit_code, cause=cause, words=words))
+        self._tell(key, replace(worker, status=status, exit_code=fate.exit_code, cause=cause, words=words, room=0))
+        self._admit()
 
     def delete(self, key: Key, *, silently: bool = False) -> None:
         """Removes a worker from outside; `silently`: nobody is told, as when it happens while nobody watches."""
@@ -157,8 +178,9 @@ class FleetView:
             self._fleet.create(order.pipeline_id, order.stage.stage_id, order.attempt, len(refused.names))
             return refused
         names = self._fleet.create(order.pipeline_id, order.stage.stage_id, order.attempt, order.stage.workers)
+        waiting = self._fleet.waiting(order.pipeline_id, order.stage.stage_id, order.attempt)
         await self._step()
-        return Created(names)
+        return Created(names, waiting, self._fleet.cap if waiting else 0)
 
     async def stop(self, pipeline_id: str, stage_id: str, reason: str) -> list[WorkerReport]:
         """See Workers."""

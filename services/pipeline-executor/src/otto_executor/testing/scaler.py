@@ -24,11 +24,19 @@ class ScalerDouble(OttoscalerServiceServicer):
         self.fleet = fleet
         self.requests: list[pb.ScaleRequest] = []
         self.failing: list[tuple[grpc.StatusCode, str]] = []
+        self.crowded = 0
+        """How many ScaleUps find room for all workers but the last."""
 
     async def ScaleUp(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802  the method's name
         """Creates what is not there yet."""
         if self.failing:
             await context.abort(*self.failing.pop(0))
+        if self.crowded:
+            self.crowded -= 1
+            spec = request.worker
+            names = self.fleet.create(spec.pipeline_id, spec.stage_id, spec.attempt, request.worker_count - 1)
+            words = "INSUFFICIENT_RESOURCES: too many workers wait for room already, so 1 worker can't wait too; ask again later"
+            return pb.ScaleResponse(status=pb.ScaleResponse.PARTIAL_SUCCESS, message=words, worker_pod_names=names, no_room_count=1)
         self.requests.append(request)
         spec, fleet = request.worker, self.fleet
         refused = fleet.refusals.get(spec.stage_id)
@@ -40,7 +48,10 @@ class ScalerDouble(OttoscalerServiceServicer):
         names = fleet.create(spec.pipeline_id, spec.stage_id, spec.attempt, request.worker_count)
         created = len(fleet.created) - before
         status = pb.ScaleResponse.SUCCESS if created else pb.ScaleResponse.ALREADY_PROCESSED
-        return pb.ScaleResponse(status=status, processed_count=created, worker_pod_names=names)
+        waiting = fleet.waiting(spec.pipeline_id, spec.stage_id, spec.attempt)
+        return pb.ScaleResponse(
+            status=status, processed_count=created, worker_pod_names=names, waiting_count=waiting, room_limit=fleet.cap if waiting else 0
+        )
 
     async def ScaleDown(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:  # noqa: N802, ARG002  the method's name and arguments
         """Stops all workers of a task."""
@@ -90,6 +101,7 @@ def status(report: WorkerReport) -> worker_pb2.WorkerPodStatus:
     )
     if report.status is not WorkerStatus.PENDING and report.exit_code is not None:
         message.exit_code = report.exit_code
+    message.room_limit = report.room
     if report.cause is not None:
         message.failure_cause = worker_pb2.FailureCause.Value(f"FAILURE_CAUSE_{report.cause}")
     return message

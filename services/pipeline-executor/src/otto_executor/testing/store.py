@@ -5,17 +5,18 @@ import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from otto_executor.errors import PipelineExistsError, SaveConflictError, StoreUnavailableError
+from otto_executor.errors import PipelineExistsError, SaveConflictError, StoreUnavailableError, WorkspaceGoneError
 from otto_executor.progress import Progress
 from otto_executor.stage import StageStatus
-from otto_executor.stores import Key, StoredRun, Summary, summary
+from otto_executor.stores import Key, StoredRun, Summary, Workspace, summary
 
 
 @dataclass
 class _Kept:
     run: StoredRun
     progress: list[Progress] = field(default_factory=list)
-    workspace: bool = True
+    workspace: str = "kept"
+    """kept, condemned or gone."""
 
 
 class MemoryStore:
@@ -27,12 +28,17 @@ class MemoryStore:
         self.saves = 0
         self._runs: dict[str, _Kept] = {}
 
-    async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
+    async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
         """See RunStore."""
         self._check()
         pipeline_id = run.definition.pipeline_id
         if (known := self._runs.get(pipeline_id)) is not None:
             raise PipelineExistsError(pipeline_id, known.run.state.status.lower(), ended=known.run.state.ended)
+        if takes_workspace_of:
+            old = self._runs.get(takes_workspace_of)
+            if old is None or not old.run.state.ended or old.workspace != "kept":
+                raise WorkspaceGoneError(takes_workspace_of)
+            old.workspace = "gone"
         self._runs[pipeline_id] = _Kept(copy.deepcopy(run), list(progress))
 
     async def save(self, run: StoredRun, progress: Sequence[Progress], *, edge: bool) -> None:  # noqa: ARG002  nothing in memory survives anything
@@ -78,17 +84,26 @@ class MemoryStore:
         found = [s for s in every if not statuses or s.status in statuses]
         return [s for s in found if after is None or (s.created_at, s.pipeline_id) < after][:limit]
 
-    async def workspaces(self) -> list[tuple[str, float]]:
+    async def workspaces(self) -> list[Workspace]:
         """See RunStore."""
         self._check()
-        kept = [(i, k.run.state.ended_at) for i, k in self._runs.items() if k.workspace]
-        return sorted(((i, at) for i, at in kept if at is not None), key=lambda pair: pair[1])
+        there = [(k.run.state.ended_at, i, k.run.definition.workspace) for i, k in self._runs.items() if k.workspace != "gone"]
+        return sorted(Workspace(at, i, name) for at, i, name in there if at is not None)
+
+    async def condemn_workspace(self, pipeline_id: str) -> bool:
+        """See RunStore."""
+        self._check()
+        kept = self._runs.get(pipeline_id)
+        if kept is None or not kept.run.state.ended or kept.workspace == "gone":
+            return False
+        kept.workspace = "condemned"
+        return True
 
     async def workspace_deleted(self, pipeline_id: str) -> None:
         """See RunStore."""
         self._check()
         if pipeline_id in self._runs:
-            self._runs[pipeline_id].workspace = False
+            self._runs[pipeline_id].workspace = "gone"
 
     async def forget(self, ended_before: float, keep: int) -> int:
         """See RunStore."""
@@ -96,7 +111,7 @@ class MemoryStore:
         ended = [(k.run.state.ended_at, i) for i, k in self._runs.items() if k.run.state.ended_at is not None]
         times = sorted((at for at, _ in ended), reverse=True)
         oldest = times[keep - 1] if len(times) >= keep else 0.0
-        gone = [i for at, i in ended if not self._runs[i].workspace and (at < ended_before or at < oldest)]
+        gone = [i for at, i in ended if self._runs[i].workspace == "gone" and (at < ended_before or at < oldest)]
         for pipeline_id in gone[:100]:
             del self._runs[pipeline_id]
         return len(gone[:100])
@@ -137,10 +152,10 @@ class CrashingStore(MemoryStore):
         self._runs = memory._runs
         self._crash = crash
 
-    async def create(self, run: StoredRun, progress: Sequence[Progress]) -> None:
+    async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
         """See RunStore."""
         await self._crash.step()
-        await super().create(run, progress)
+        await super().create(run, progress, takes_workspace_of=takes_workspace_of)
         await self._crash.step()
 
     async def save(self, run: StoredRun, progress: Sequence[Progress], *, edge: bool) -> None:

@@ -1,5 +1,6 @@
 """How workers stand, as messages."""
 
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from otto_scaler.picture import Selection
@@ -19,7 +20,9 @@ _KINDS = {kind: WorkerEvent.Type.Value(f"TYPE_{kind.name}") for kind in Kind}
 class StatusBook:
     """Remembers each worker's message for as long as the worker stands like that: most of what is asked for has been asked for before."""
 
-    def __init__(self) -> None:
+    def __init__(self, cap: int) -> None:
+        """`cap`: most workers that run at the same time, which is what those that are held wait under."""
+        self._cap = cap
         self._written: WeakKeyDictionary[Worker, tuple[WorkerPodStatus, int]] = WeakKeyDictionary()
 
     def status(self, worker: Worker) -> WorkerPodStatus:
@@ -30,8 +33,11 @@ class StatusBook:
         """A step of a watch."""
         return WorkerEvent(type=_KINDS[change.kind], worker=None if change.worker is None else self.status(change.worker))
 
-    def response(self, selection: Selection) -> WorkerStatusResponse:
-        """An answer to GetWorkerStatus; lists fewer workers than selected where it would become too large."""
+    def response(self, selection: Selection, places: Mapping[str, int]) -> WorkerStatusResponse:
+        """An answer to GetWorkerStatus; lists fewer workers than selected where it would become too large.
+
+        `places` tells at which place those that wait for room will get it.
+        """
         counts = selection.counts
         left = ANSWER_BYTES
         listed = []
@@ -40,6 +46,12 @@ class StatusBook:
             left -= size
             if left < 0:
                 break
+            place = places.get(worker.name)
+            if place is not None and message.room_limit:
+                placed = WorkerPodStatus()
+                placed.CopyFrom(message)
+                placed.pending_reason += f", place {place} of {len(places)}"
+                message = placed
             listed.append(message)
         return WorkerStatusResponse(
             total_count=sum(counts.values()),
@@ -48,18 +60,22 @@ class StatusBook:
             succeeded_count=counts[State.SUCCEEDED],
             failed_count=counts[State.FAILED],
             workers=listed,
+            waiting_count=selection.waiting,
+            room_limit=self._cap,
         )
 
     def _entry(self, worker: Worker) -> tuple[WorkerPodStatus, int]:
         entry = self._written.get(worker)
         if entry is None:
-            message = pod_status(worker)
+            message = pod_status(worker, self._cap)
             entry = self._written[worker] = (message, message.ByteSize() + 8)
         return entry
 
 
-def pod_status(worker: Worker) -> WorkerPodStatus:
+def pod_status(worker: Worker, cap: int) -> WorkerPodStatus:
     """How a worker stands. Secrets are not among what a Worker knows."""
+    pending = worker.state is State.PENDING
+    waits = worker.held and pending
     identity = worker.identity
     message = WorkerPodStatus(
         pod_name=worker.name,
@@ -76,10 +92,11 @@ def pod_status(worker: Worker) -> WorkerPodStatus:
         attempt=identity.attempt,
         stage_id=identity.stage_id,
         pipeline_id=identity.pipeline_id,
-        pending_reason=worker.pending_reason if worker.state is State.PENDING else "",
+        pending_reason=f"waits for room (cap {cap})" if waits else worker.pending_reason if pending else "",
         index=identity.index,
         worker_count=identity.count,
         uid=worker.uid,
+        room_limit=cap if waits else 0,
     )
     if worker.exit_code is not None and worker.finished:
         message.exit_code = worker.exit_code

@@ -1,0 +1,122 @@
+"""Room under the cap over a real port: who waits, why and at which place; fair between tasks; the end of the queue is told."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from otto_scaler.testing import MemoryBackend
+from ottoscaler.v1.ottoscaler_service_pb2 import Admission, ScaleRequest, ScaleResponse, WatchWorkersRequest, WorkerStatusRequest
+from ottoscaler.v1.worker_pb2 import WorkerSpec
+
+from .conftest import serving, settings_at, until
+
+
+def wanted(task: str, count: int = 1) -> ScaleRequest:
+    return ScaleRequest(task_id=task, worker_count=count, admission=Admission.ADMISSION_QUEUE, worker=WorkerSpec(command=["sleep", "60"]))
+
+
+def running(backend: MemoryBackend) -> list[str]:
+    return [name for name, worker in backend.workers.items() if worker.state.value == "running"]
+
+
+async def next_to_run(backend: MemoryBackend) -> str:
+    """Ends a worker; returns which one got its room."""
+    before = len(backend.started)
+    backend.finish(running(backend)[0])
+    await until(lambda: len(backend.started) > before)
+    return backend.started[before]
+
+
+async def test_a_thousand_workers_do_not_starve_one(tmp_path: Path) -> None:
+    """A task asks for 1,000 workers under a cap of 4, another one then for one: it runs as soon as two of the thousand have ended."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=4), backend) as (stub, _, _):
+        big = await stub.ScaleUp(wanted("big", 1000))
+        assert (big.status, big.processed_count, big.waiting_count) == (ScaleResponse.SUCCESS, 1000, 996)
+        small = await stub.ScaleUp(wanted("small"))
+        assert (small.processed_count, small.waiting_count, small.room_limit) == (1, 1, 4)
+        name = small.worker_pod_names[0]
+        assert name in {await next_to_run(backend), await next_to_run(backend)}
+        for _ in range(20):
+            await next_to_run(backend)
+        assert len(running(backend)) == 4
+
+
+async def test_many_tasks_get_room_in_turns(tmp_path: Path) -> None:
+    """Ten tasks with ten workers each: of the first ten that get room every task has one, though they came one after the other."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=1), backend) as (stub, _, _):
+        await stub.ScaleUp(wanted("first"))
+        for number in range(10):
+            await stub.ScaleUp(wanted(f"task-{number}", 10))
+        tasks = [backend.workers[await next_to_run(backend)].identity.task_id for _ in range(10)]
+        assert tasks == [f"task-{number}" for number in range(10)]
+
+
+async def test_status_shows_who_waits_and_where(tmp_path: Path) -> None:
+    """Each waiting worker has the cap and its place in the reason; places move up, counts cover what was selected; none waits: no words."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=1), backend) as (stub, _, _):
+        await stub.ScaleUp(wanted("a", 3))
+        await stub.ScaleUp(wanted("b", 1))
+        answer = await stub.GetWorkerStatus(WorkerStatusRequest())
+        assert (answer.running_count, answer.pending_count, answer.waiting_count, answer.room_limit) == (1, 3, 3, 1)
+        assert reasons(answer) == {
+            ("a", 1): ("", 0),
+            ("a", 2): ("waits for room (cap 1), place 1 of 3", 1),
+            ("b", 1): ("waits for room (cap 1), place 2 of 3", 1),
+            ("a", 3): ("waits for room (cap 1), place 3 of 3", 1),
+        }
+        assert (await stub.GetWorkerStatus(WorkerStatusRequest(task_id="a"))).waiting_count == 2
+        assert (await stub.GetWorkerStatus(WorkerStatusRequest(status_filter="running"))).waiting_count == 0
+        assert (await stub.GetWorkerStatus(WorkerStatusRequest(status_filter="pending"))).waiting_count == 3
+        await next_to_run(backend)
+        one = await stub.GetWorkerStatus(WorkerStatusRequest(task_id="b"))
+        assert one.workers[0].pending_reason.endswith("place 1 of 2")
+        for _ in range(2):
+            await next_to_run(backend)
+        answer = await stub.GetWorkerStatus(WorkerStatusRequest())
+        assert (answer.waiting_count, answer.running_count) == (0, 1)
+        assert not any(worker.pending_reason or worker.room_limit for worker in answer.workers)
+
+
+def reasons(answer: Any) -> dict[tuple[str, int], tuple[str, int]]:
+    return {(worker.task_id, worker.index): (worker.pending_reason, worker.room_limit) for worker in answer.workers}
+
+
+async def test_a_watch_tells_who_waits_for_room(tmp_path: Path) -> None:
+    """An event of a waiting worker has the cap in room_limit, those after it got room have 0."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=1), backend) as (stub, _, _):
+        await stub.ScaleUp(wanted("a"))
+        waiting = (await stub.ScaleUp(wanted("b"))).worker_pod_names[0]
+        call = stub.WatchWorkers(WatchWorkersRequest(task_id="b"))
+        first = await anext(aiter(call))
+        assert (first.worker.status, first.worker.room_limit) == ("pending", 1)
+        backend.finish(running(backend)[0])
+        async with asyncio.timeout(10):
+            async for event in call:
+                if event.worker.pod_name == waiting and event.worker.status == "running":
+                    assert event.worker.room_limit == 0
+                    break
+        call.cancel()
+
+
+async def test_a_full_queue_refuses_in_words_and_numbers(tmp_path: Path) -> None:
+    """What finds neither room nor a place is counted; a request of which nothing can even wait is RESOURCE_EXHAUSTED; later it works."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=1, max_queued=1), backend) as (stub, _, _):
+        some = await stub.ScaleUp(wanted("a", 4))
+        assert (some.status, some.processed_count) == (ScaleResponse.PARTIAL_SUCCESS, 2)
+        assert (some.waiting_count, some.no_room_count, some.room_limit) == (1, 2, 1)
+        assert "INSUFFICIENT_RESOURCES" in some.message
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ScaleUp(wanted("b"))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "INSUFFICIENT_RESOURCES" in (refused.value.details() or "")
+        await next_to_run(backend)
+        assert (await stub.ScaleUp(wanted("b"))).status == ScaleResponse.SUCCESS
