@@ -18,7 +18,8 @@ from otto_relay.registry import Registry
 from otto_relay.retention import Retention
 from otto_relay.spool import Cursor, Segment, Spool, open_spool
 from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
-from ottoscaler.v1.log_pb2 import BuildIdentifier, WorkerIdentifier
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
+from ottoscaler.v1.log_streaming_service_pb2 import LogResponse
 
 from .test_relay_reading import everything
 
@@ -208,3 +209,78 @@ def test_a_place_that_was_read_once_is_found_at_once(tmp_path: Path, files: File
     late = Cursor(again, 2999)
     assert [record.sequence for record in late.read(131072)] == [2999, 3000]
     assert sum(read) <= 262144
+
+
+async def test_a_time_beyond_64_bits_is_text_like_any_other(stand: Any) -> None:
+    """A worker that writes records of its own into its log can't end the relay; its lines are still there."""
+    log = stand.log("w-1")
+    log.write("before")
+    with log.path.open("ab") as file:
+        file.write(b"2300-01-01T00:00:00.000000000Z stdout F x\n9999-12-31T23:59:59Z stdout F y\n")
+    log.write("after")
+    async with stand.relay():
+        stand.scaler.show("w-1", "succeeded")
+        entries = await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-1")))
+        assert [e.message for e in entries] == [
+            "before",
+            "2300-01-01T00:00:00.000000000Z stdout F x",
+            "9999-12-31T23:59:59Z stdout F y",
+            "after",
+        ]
+
+
+async def test_a_pushed_line_of_a_far_year_gets_its_answer(relay: Any) -> None:
+    """Its time can't be kept, so it is that of its arrival; the lines after it are stored as well."""
+    lines = [
+        LogEntry(worker_id="w", message=text, timestamp=at) for text, at in (("one", ""), ("two", "2300-01-01T00:00:00Z"), ("three", ""))
+    ]
+    answers = await everything(relay.logs.StreamLogs(iter(lines)))
+    assert [(a.status, a.sequence) for a in answers] == [(LogResponse.ACK, 1), (LogResponse.ACK, 2), (LogResponse.ACK, 3)]
+
+
+async def test_lines_of_another_task_are_not_taken_under_a_workers_name(relay: Any) -> None:
+    """The sender is told which task the worker belongs to."""
+    lines = [LogEntry(worker_id="w", task_id=task, message="x") for task in ("t", "other", "t")]
+    answers = await everything(relay.logs.StreamLogs(iter(lines)))
+    assert [a.status for a in answers] == [LogResponse.ACK, LogResponse.DROP, LogResponse.ACK]
+    assert answers[1].message == "task_id: worker 'w' belongs to task 't'"
+
+
+async def test_a_pipe_in_place_of_a_log_blocks_nobody(stand: Any) -> None:
+    """The worker's end is reached with a word about it, and others are read on."""
+    (stand.workers_dir / "w-1").mkdir(parents=True)
+    os.mkfifo(stand.workers_dir / "w-1" / "log")
+    async with stand.relay(stage_wait=0.2):
+        stand.scaler.show("w-1", "succeeded")
+        stand.log("w-2").write("two")
+        stand.scaler.show("w-2", "succeeded")
+        assert [e.message for e in await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-2")))] == ["two"]
+        (notice,) = await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-1")), 10)
+        assert "can't be read" in notice.message
+
+
+async def test_the_scalers_word_wins_over_lines_sent_under_a_name_before(relay: Any) -> None:
+    """A worker whose name somebody used before it was made belongs to the task that the scaler says."""
+    await everything(relay.logs.StreamLogs(iter([LogEntry(worker_id="w-1", task_id="evil", message="forged")])))
+    relay.log("w-1").write("real")
+    relay.scaler.show("w-1", "succeeded", task_id="mine", uid="u")
+    entries = await everything(relay.logs.StreamWorkerLogs(WorkerIdentifier(task_id="mine")))
+    assert [(e.task_id, e.message) for e in entries] == [("mine", "forged"), ("mine", "real")]
+
+
+async def test_an_unexpected_error_costs_one_worker_a_moment(stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again where it stopped, and the relay serves on."""
+    real = WorkerLog.append
+    failures = iter([ValueError("a bug")] * 2)
+
+    def fails_at_first(self: WorkerLog, lines: list[Fresh]) -> int:
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        return real(self, lines)
+
+    monkeypatch.setattr(WorkerLog, "append", fails_at_first)
+    stand.log("w-1").write("one")
+    async with stand.relay():
+        stand.scaler.show("w-1", "succeeded")
+        assert [e.message for e in await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-1")))] == ["one"]

@@ -201,6 +201,12 @@ RELAY: dict[str, Words] = {
     "relay.handler.unreadable": Words(
         "{path} can't be understood and is left as it is: {reason}", "{path}을(를) 해석할 수 없어 그대로 둠: {reason}"
     ),
+    "relay.collect.failed": Words(
+        "Collecting the lines of {worker} failed unexpectedly; trying again", "{worker} 로그 수집 중 예상치 못한 오류, 다시 시도함"
+    ),
+    "relay.pipeline.failed": Words(
+        "Following pipeline {pipeline} failed unexpectedly; trying again", "파이프라인 {pipeline} 추적 중 예상치 못한 오류, 다시 시도함"
+    ),
     "relay.pipeline.forgotten": Words(
         "The executor does not know pipeline {pipeline} any more; its log ends here",
         "실행기가 파이프라인 {pipeline}을(를) 더는 모름, 로그를 여기서 끝냄",

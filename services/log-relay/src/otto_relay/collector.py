@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from otto_relay.errors import SourceError, SourceLostError, SpoolWriteError
+from otto_relay.errors import RelayError, SourceLostError, SpoolWriteError
 from otto_relay.levels import WARN, level_of
 from otto_relay.masking import Masker
 from otto_relay.notices import Sighting
@@ -119,8 +119,11 @@ class Collector:
             known = self._registry.add(facts)
             self._joined(known)
         elif known.facts.origin != FOLLOWED:
+            # Somebody sent lines under its name before it was made: from now on it is what the scaler says.
             known.facts.origin = FOLLOWED
+            self._registry.move(known, seen.task_id, seen.pipeline_id, seen.stage_id, seen.attempt)
             known.reopen(seen.uid)
+            self._joined(known)
         elif seen.uid and known.facts.uid != seen.uid:
             if seen.worker_id in self._followed:
                 self._later[seen.worker_id] = seen
@@ -202,9 +205,13 @@ class Collector:
                 known.end()
                 log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
                 await self._make_durable(known)
-            except (SourceError, SpoolWriteError, OSError) as error:
-                log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
-                if isinstance(error, SourceError) and followed.ending.is_set():
+            except Exception as error:
+                # Whatever one worker's log does to us, the other workers must not notice.
+                if isinstance(error, (RelayError, OSError)):
+                    log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
+                else:
+                    log.exception("relay.collect.failed", extra={"worker": known.worker_id})
+                if not isinstance(error, (SpoolWriteError, OSError)) and followed.ending.is_set():
                     give_up = give_up or time.monotonic() + self._patience
                     if time.monotonic() > give_up:
                         notice = "this worker's log or the values to mask in it can't be read; lines after this one are missing"

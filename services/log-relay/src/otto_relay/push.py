@@ -66,6 +66,10 @@ class Notification:
     reason: str
 
 
+_FINAL = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
+"""What a worker that has ended says last; nothing it says after that counts."""
+
+
 @dataclass(slots=True)
 class Session:
     """An open stream, and whose lines came through it."""
@@ -147,6 +151,8 @@ class Pushes:
     def store(self, session: Session, line: Pushed) -> Verdict:
         """One line of a stream."""
         known = self._registry.workers.get(line.worker_id)
+        if known is not None and line.task_id and known.facts.origin == PUSHED and known.facts.task_id != line.task_id:
+            return Verdict(Answer.NEVER, f"task_id: worker {line.worker_id!r} belongs to task {known.facts.task_id!r}")
         if known is None or known.ended or known.facts.origin == FOLLOWED or line.worker_id not in session.workers:
             known, _, verdict = self.register(line.worker_id, line.task_id)
             if known is None:
@@ -164,7 +170,7 @@ class Pushes:
         # Line ends would make two lines of one for every reader.
         message = message.rstrip(b"\r\n")
         at = self._times.nanoseconds(line.timestamp.encode())
-        if at is None or not 0 <= at < 253402300800 * 1_000_000_000:
+        if at is None:
             at = time.time_ns()
         try:
             sequence = known.append([Fresh(at, number << LEVEL_SHIFT | (STDERR if stderr else 0), message, metadata=metadata)])
@@ -181,6 +187,8 @@ class Pushes:
             return Verdict(Answer.AGAIN, "the scaler tells of this worker")
         if known is not None and known.facts.status == status and known.ended == over:
             return Verdict(Answer.AGAIN, "known already")
+        if known is not None and known.ended and known.facts.status in _FINAL:
+            return Verdict(Answer.AGAIN, f"this worker has ended already: {known.facts.status}")
         if known is None or not known.ended:
             known, _, verdict = self.register(worker_id, task_id)
             if known is None:

@@ -12,6 +12,7 @@ from otto_relay.bell import Bell
 from otto_relay.build_log import BuildLog
 from otto_relay.errors import SpoolWriteError
 from otto_relay.files import Files, remove_directory
+from otto_relay.wire import worker_fields
 from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog, read_facts
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,19 @@ class Registry:
         self._show(known)
         self._removed.pop(facts.worker_id, None)
         return known
+
+    def move(self, known: WorkerLog, task_id: str, pipeline_id: str, stage_id: str, attempt: int) -> None:
+        """A worker turns out to be another task's or pipeline's, with all its lines. Raises SpoolWriteError."""
+        facts = known.facts
+        task = self.tasks.get(facts.task_id)
+        if task is not None and known in task.workers:
+            task.workers.remove(known)
+            if not task.workers:
+                del self.tasks[facts.task_id]
+        facts.task_id, facts.pipeline_id, facts.stage_id, facts.attempt = task_id, pipeline_id, stage_id, attempt
+        known.fields = worker_fields(facts.worker_id, task_id)
+        self._join(known)
+        self._show(known)
 
     def was_removed(self, worker_id: str, uid: str) -> bool:
         """Whether the lines of this worker were deleted here, so that they are not to be collected again."""

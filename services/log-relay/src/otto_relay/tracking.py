@@ -117,6 +117,10 @@ class Tracker:
                         await self._stored(build, build.end)
                         return
                     await build.bell.wait(_ASK_AGAIN)
+                except Exception:
+                    # Whatever one pipeline does to us, the others must not notice.
+                    log.exception("relay.pipeline.failed", extra={"pipeline": build.pipeline_id})
+                    await asyncio.sleep(_ASK_AGAIN)
         finally:
             self._tracked.discard(build.pipeline_id)
 

@@ -46,7 +46,11 @@ class Times:
         self._seconds = 0
 
     def nanoseconds(self, stamp: bytes) -> int | None:
-        """Nanoseconds since 1970 of an RFC 3339 time, or None if it is none."""
+        """Nanoseconds since 1970 of an RFC 3339 time; None if it is none, or none that 64 bits hold (until April 2262)."""
+        found = self._parsed(stamp)
+        return found if found is not None and 0 <= found < 1 << 63 else None
+
+    def _parsed(self, stamp: bytes) -> int | None:
         try:
             if stamp[:19] != self._text:
                 year, month, day = int(stamp[0:4]), int(stamp[5:7]), int(stamp[8:10])

@@ -5,9 +5,11 @@ come, up to the poll interval. A file that is deleted while it is open is still 
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 _CHUNK = 131072
 """Bytes per read: about 1,000 lines, which take some milliseconds to store."""
 _FIRST_DELAY = 0.005
+_MOST_SECRETS = 64 * 1024 * 1024
+"""Bytes of a worker's secrets; an environment holds less."""
 
 
 class FileSource:
@@ -69,7 +73,11 @@ class FileSource:
         """See LogSource."""
         path = self._path(worker_id, "secrets")
         try:
-            values = json.loads(path.read_bytes())
+            descriptor = _open_regular(path)
+            try:
+                values = json.loads(os.read(descriptor, _MOST_SECRETS))
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return ()
         except (OSError, ValueError) as error:
@@ -83,7 +91,7 @@ class FileSource:
         path = self._path(worker_id, "log")
         joiner = Joiner(position, split, self._longest)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open_regular(path)
         except FileNotFoundError as error:
             raise SourceLostError(f"{path} is gone") from error
         except OSError as error:
@@ -137,6 +145,18 @@ class FileSource:
             return self._inotify.watch(path, changed.set)
         except OSError:
             return None
+
+
+def _open_regular(path: Path) -> int:
+    """Opens a file for reading that a worker may have put something else in place of: a pipe would block, a link lead elsewhere.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file")
+    return descriptor
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:
