@@ -100,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True):
             description="Host and port of otto-handler's OttoHandlerLogService, to which every line and notice is pushed; empty: none. "
             "Workers that end while it is empty are not pushed later."
         ),
+        parse,
     ] = ""
     handler_window: Annotated[
         int,
@@ -124,11 +125,3 @@ class Settings(msgspec.Struct, frozen=True):
             "reports no change (network file systems never do).",
         ),
     ] = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks what a bound can't say."""
-        if self.handler_address:
-            try:
-                parse(self.handler_address)
-            except ValueError as error:
-                raise ValueError(f"OTTO_RELAY_HANDLER_ADDRESS={self.handler_address!r}: {error}") from error
