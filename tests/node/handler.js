@@ -6,6 +6,7 @@ export class Handler {
   // `careless`: nobody listens for errors of streams, so that one which ends with an error ends the process.
   constructor(address, { protos = process.env.OTTO_PROTOS, careless = false } = {}) {
     this.careless = careless;
+    this.streams = [];
     const { OttoscalerService, PipelineService, LogStreamingService, OttoHandlerLogService } = load(protos);
     const insecure = credentials.createInsecure();
     this.scaler = new OttoscalerService(address, insecure);
@@ -26,7 +27,9 @@ export class Handler {
 
   // Opens the stream of a method; for one that takes a stream there is no request.
   stream(service, method, request) {
-    return new Stream(request ? this[service][method](request) : this[service][method](), this.careless);
+    const stream = new Stream(request ? this[service][method](request) : this[service][method](), this.careless);
+    this.streams.push(stream);
+    return stream;
   }
 
   run(request) {
@@ -36,6 +39,7 @@ export class Handler {
   // What the progress page does: only the id; again 2 s and 4 s later if that fails.
   async attach(pipelineId, delays = [2000, 4000]) {
     const stream = new Stream(this.scaler.ExecutePipeline({ pipelineId, stages: [] }));
+    this.streams.push(stream);
     const status = await Promise.race([stream.ended, stream.first]);
     if (!status || status.code === 0 || !delays.length) return stream;
     await sleep(delays[0]);
@@ -43,6 +47,7 @@ export class Handler {
   }
 
   close() {
+    for (const stream of this.streams) if (stream.code === undefined) stream.call.cancel();
     this.scaler.close();
   }
 }

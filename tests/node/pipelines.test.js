@@ -66,21 +66,25 @@ check("a caller that cancels its stream leaves the pipeline running", async () =
   assert.equal(seen.at(-1).status, Stage.COMPLETED);
 });
 
-check("otto.on_disconnect=cancel: a caller that cancels its stream cancels the pipeline; one that only attached does not", async () => {
-  const metadata = { "otto.on_disconnect": "cancel" };
-  const run = handler.run({ pipelineId: "with-me", metadata, stages: [shell("a", "sleep 60"), shell("b", "true", { dependsOn: ["a"] })] });
-  await run.until(running("a"));
-  const attached = handler.run({ pipelineId: "with-me", stages: [] });
-  const other = handler.run({ pipelineId: "with-me", stages: [] });
-  await other.first;
-  other.call.cancel();
-  await other.ended;
-  assert.equal((await handler.ask("pipelines", "GetPipeline", { pipelineId: "with-me" })).summary.state, 1);
-  run.call.cancel();
-  const seen = await attached.all();
-  assert.equal(seen.at(-1).status, Stage.CANCELLED);
-  assert.deepEqual(new Set(seen.filter((m) => m.stageId && m.status === Stage.CANCELLED).map((m) => m.stageId)), new Set(["a", "b"]));
-});
+for (const door of ["scaler", "pipelines"]) {
+  check(`otto.on_disconnect=cancel, sent to the ${door}: a caller that leaves cancels the pipeline; one that only attached does not`, async () => {
+    const pipelineId = `with-me-${door}`;
+    const metadata = { "otto.on_disconnect": "cancel" };
+    const stages = [shell("a", "sleep 60"), shell("b", "true", { dependsOn: ["a"] })];
+    const run = handler.stream(door, "ExecutePipeline", { pipelineId, metadata, stages });
+    await run.until(running("a"));
+    const attached = handler.run({ pipelineId, stages: [] });
+    const other = handler.run({ pipelineId, stages: [] });
+    await other.first;
+    other.call.cancel();
+    await other.ended;
+    assert.equal((await handler.ask("pipelines", "GetPipeline", { pipelineId })).summary.state, 1);
+    run.call.cancel();
+    const seen = await attached.all();
+    assert.equal(seen.at(-1).status, Stage.CANCELLED);
+    assert.deepEqual(new Set(seen.filter((m) => m.stageId && m.status === Stage.CANCELLED).map((m) => m.stageId)), new Set(["a", "b"]));
+  });
+}
 
 check("a client that drops a message equal to the stage's last in status and percentage misses nothing of importance", async () => {
   const stages = [

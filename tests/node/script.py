@@ -37,10 +37,13 @@ class Script:
         return self._report.read_text()
 
     async def line(self, timeout: float = 30.0) -> str:
-        """The next line it writes to standard output; "" when there are no more."""
+        """The next line of its standard output; "" when there are no more. AssertionError, with its report, after `timeout` seconds."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(timeout):
-            return (await self._process.stdout.readline()).decode().rstrip("\n")
+        try:
+            async with asyncio.timeout(timeout):
+                return (await self._process.stdout.readline()).decode().rstrip("\n")
+        except TimeoutError as error:
+            raise AssertionError(f"it said nothing for {timeout:g} s; its report: {self.report}") from error
 
     def say(self, line: str) -> None:
         """Sends it a line."""
@@ -52,9 +55,12 @@ class Script:
         self._process.kill()
 
     async def ended(self, timeout: float = 30.0) -> int:
-        """Waits for its end; returns the exit code, negative for a signal."""
-        async with asyncio.timeout(timeout):
-            return await self._process.wait()
+        """Waits for its end; returns the exit code, negative for a signal. AssertionError, with its report, after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._process.wait()
+        except TimeoutError as error:
+            raise AssertionError(f"it still runs after {timeout:g} s; its report: {self.report}") from error
 
 
 @asynccontextmanager

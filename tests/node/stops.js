@@ -9,7 +9,10 @@ const handler = new Handler(address, { careless: manners === "careless" });
 const heard = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const say = (what) => console.log(JSON.stringify(what));
 
-const streams = await everyKind(handler, "open", `i=0; until test -e ${gate}; do i=$((i + 1)); echo $i; sleep 0.05; done`);
+// A service that stops is no caller that leaves, so this does not cancel the run.
+const metadata = { "otto.on_disconnect": "cancel" };
+const script = `i=0; until test -e ${gate}; do i=$((i + 1)); echo $i; sleep 0.05; done`;
+const streams = await everyKind(handler, "open", script, metadata);
 say(Object.keys(streams));
 const ends = await Promise.all(Object.entries(streams).map(async ([name, stream]) => [name, (await stream.ended).code]));
 say(Object.fromEntries(ends));

@@ -4,8 +4,8 @@ import { Stage } from "./protos.js";
 
 // Begins a run whose only stage goes on until `script` ends, and resolves when every stream has said something, or, where there is nothing to
 // say, has reached the service.
-export async function everyKind(handler, pipelineId, script) {
-  const run = handler.run({ pipelineId, stages: [shell("long", script)] });
+export async function everyKind(handler, pipelineId, script, metadata = {}) {
+  const run = handler.run({ pipelineId, metadata, stages: [shell("long", script)] });
   const { workerPodNames } = await run.until((message) => message.status === Stage.RUNNING && message.workerPodNames.length);
   const worker = { workerId: workerPodNames[0] };
   const streams = {
