@@ -8,8 +8,8 @@ const handler = new Handler(process.argv[2]);
 after(() => handler.close());
 
 check("the health page is answered: three empty strings select everything", async () => {
-  const answer = await handler.health();
-  assert.deepEqual(answer, { workers: [], totalCount: 0, runningCount: 0, pendingCount: 0, succeededCount: 0, failedCount: 0 });
+  const { workers, totalCount, runningCount, pendingCount, succeededCount, failedCount } = await handler.health();
+  assert.deepEqual([workers, totalCount, runningCount, pendingCount, succeededCount, failedCount], [[], 0, 0, 0, 0, 0]);
 });
 
 check("ScaleUp creates workers once, GetWorkerStatus shows them, ScaleDown stops them", async () => {
