@@ -129,6 +129,16 @@ def _list(value: str) -> tuple[str, ...]:
     return tuple(i.strip() for i in items)
 
 
+def _people(value: str) -> tuple[str, ...]:
+    """Who may approve. Nobody's name is JSON, so what looks like an object or null is a mistake; waiting for it would never end."""
+    if value.strip() == "null" or value.lstrip().startswith("{"):
+        raise ValueError('is neither a name nor a JSON list of names like ["team-leads", "kim"]')
+    found = _list(value)
+    if not found:
+        raise ValueError("names nobody; leave it out and give the stage the type APPROVAL if anybody may approve")
+    return found
+
+
 def _directory(value: str) -> str:
     if problem := path_problem(_text(value)):
         raise ValueError(problem)
@@ -168,7 +178,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "otto.cpu": _cpu,
     "otto.memory": _memory,
     "otto.secrets": _secrets,
-    "otto.approvers": _list,
+    "otto.approvers": _people,
     "otto.workspace": _one_of("shared", "own"),
 }
 _BUILD_READERS: dict[str, Callable[[str], Any]] = {"otto.image": _text, "otto.command": _text}

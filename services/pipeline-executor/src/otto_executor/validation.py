@@ -14,6 +14,8 @@ MAX_PIPELINE_ID_BYTES = 253
 MAX_STAGE_ID_BYTES = 1024
 MAX_ARGUMENT_BYTES = 131_071
 """Linux starts no program with a single argument over 128 KiB, its terminating zero included (MAX_ARG_STRLEN)."""
+_LONGEST_LINE = 600
+"""Characters of a problem in an error's details, which gRPC's default allows 8 KiB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,25 @@ class Problem:
 
 
 def in_words(problems: Sequence[Problem], limit: int = 5500) -> str:
-    """All problems, one a line, as many as `limit` bytes hold, and how many there are."""
+    """All problems, one a line, as many as `limit` bytes hold, and how many there are; one that is long is cut in its middle."""
     head = "the pipeline can't run" if len(problems) == 1 else f"the pipeline can't run, {len(problems)} problems"
     lines = [head]
     size = len(head)
     for number, problem in enumerate(problems):
-        line = str(problem)
+        line = _cut(str(problem))
         size += len(line.encode()) + 1
         if size > limit:
             lines.append(f"… and {len(problems) - number} more; ValidatePipeline lists them all")
             break
         lines.append(line)
     return "\n".join(lines)
+
+
+def _cut(line: str) -> str:
+    """At most _LONGEST_LINE characters: the field at its beginning and the reason at its end are what counts."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
 
 
 def id_problem(text: str, most: int) -> str:
