@@ -1,0 +1,295 @@
+"""Standalone is killed again and again at seeded moments, while six real pipelines and a random one of 30 stages run.
+
+What runs is compared with the same pipelines run without any kill: every stage ends as it would have, after as many attempts. What the
+workers did is counted by what they themselves wrote, outside the service's state: one note per worker and attempt. Two readers, one of
+progress and one of log lines, re-attach behind the last sequence they saw, and must see every sequence once.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+import yaml
+
+from ottoscaler.v1.log_pb2 import BuildIdentifier, BuildLogEntry, BuildLogKind, LogSelection
+from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
+from ottoscaler.v1.pipeline_pb2 import APPROVAL_DECISION_APPROVE, PipelineProgress, PipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import ApproveStageRequest, WatchPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from ottoscaler.v1.stage_pb2 import PipelineStage, RetryPolicy, RunCondition, StageStatus
+
+from .conftest import Standalone, end_workers
+
+PIPELINES = sorted((Path(__file__).parent / "pipelines").glob("*.yaml"))
+SEEDS = range(9)
+KILLS = 6
+"""Per seed: 54 in all."""
+LINES = 12
+FINAL = {StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED}
+AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED}
+"""What a killed server looks like to a client."""
+
+
+def script(marks: Path, ending: str) -> list[str]:
+    """Notes that it runs, writes numbered lines at a small pace, and ends."""
+    return [
+        f'echo "$OTTO_PIPELINE_ID|$OTTO_STAGE_ID|$OTTO_ATTEMPT|$OTTO_WORKER_INDEX" >> {marks}\n'
+        f'i=1; while [ $i -le {LINES} ]; do echo "line $i"; i=$((i+1)); sleep 0.02; done\n{ending}'
+    ]
+
+
+def shared(file: Path, marks: Path) -> PipelineRequest:
+    """A real pipeline with only its commands replaced."""
+    stages = []
+    for job in yaml.safe_load(file.read_text()):
+        needs = job.get("dependencies", [])
+        config = {key: value if isinstance(value, str) else yaml.safe_dump(value) for key, value in job.get("config", {}).items()}
+        stages.append(
+            PipelineStage(
+                stage_id=job["name"],
+                depends_on=[needs] if isinstance(needs, str) else needs,
+                worker_count=job.get("worker_count", 1),
+                config={key: value for key, value in config.items() if key == "otto.run_if"},
+                command=["sh", "-c"],
+                args=script(marks, "exit 0"),
+            )
+        )
+    return PipelineRequest(pipeline_id=file.stem, stages=stages)
+
+
+def drawn(draw: random.Random, marks: Path) -> PipelineRequest:
+    """Thirty stages with random dependencies: some fail once and are retried, some for good, some run only after a failure."""
+    stages: list[PipelineStage] = []
+    for number in range(30):
+        needs = draw.sample([s.stage_id for s in stages], min(len(stages), draw.choice([0, 1, 1, 2, 3])))
+        ending = draw.choices(["exit 0", '[ "$OTTO_ATTEMPT" -gt 1 ]', "exit 7"], [12, 4, 1])[0]
+        stages.append(
+            PipelineStage(
+                stage_id=f"s{number} 단계",
+                depends_on=needs,
+                worker_count=draw.choice([1, 1, 1, 2, 3]),
+                command=["sh", "-c"],
+                args=script(marks, ending),
+                retry_policy=RetryPolicy(max_attempts=1),
+                run_condition=draw.choices(
+                    [RunCondition.RUN_CONDITION_UNSPECIFIED, RunCondition.RUN_CONDITION_ALWAYS, RunCondition.RUN_CONDITION_ON_FAILURE],
+                    [10, 2, 1],
+                )[0],
+                ignore_errors=draw.random() < 0.2,
+            )
+        )
+    return PipelineRequest(pipeline_id="random", stages=stages)
+
+
+class Account:
+    """What two readers saw of a pipeline, across all connections."""
+
+    def __init__(self, pipeline_id: str) -> None:
+        self.pipeline_id = pipeline_id
+        self.progress: list[PipelineProgress] = []
+        self.entries: list[BuildLogEntry] = []
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.progress) and not self.progress[-1].stage_id and self.progress[-1].status in FINAL
+
+    def outcome(self) -> dict[str, tuple[str, int]]:
+        """How each stage ended, and after how many attempts."""
+        return {
+            m.stage_id: (StageStatus.Name(m.status), m.attempt)
+            for m in self.progress
+            if m.status in FINAL or m.status == StageStatus.STAGE_SKIPPED
+        }
+
+
+class World:
+    """A standalone that comes and goes, and clients that do not give up."""
+
+    def __init__(self, standalone: Standalone) -> None:
+        self.standalone = standalone
+        self.up = asyncio.Event()
+        self.up.set()
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        await self.up.wait()
+        async with self.standalone.channel() as channel:
+            yield channel
+
+    async def insist(self, attempt: Callable[[grpc.aio.Channel], Awaitable[bool]]) -> None:
+        """Calls until it says that it is done; a server that dies under it is called again."""
+        while True:
+            try:
+                async with self.channel() as channel:
+                    if await attempt(channel):
+                        return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in AGAIN:
+                    raise
+            await asyncio.sleep(0.05)
+
+    async def submit(self, request: PipelineRequest) -> None:
+        async def once(channel: grpc.aio.Channel) -> bool:
+            call = PipelineServiceStub(channel).ExecutePipeline(request)
+            try:
+                async for _ in call:
+                    return True
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    return True
+                raise
+            return False
+
+        await self.insist(once)
+
+    async def follow_progress(self, account: Account) -> None:
+        async def once(channel: grpc.aio.Channel) -> bool:
+            after = account.progress[-1].sequence if account.progress else 0
+            request = WatchPipelineRequest(pipeline_id=account.pipeline_id, after_sequence=after)
+            async for message in PipelineServiceStub(channel).WatchPipeline(request):
+                account.progress.append(message)
+            return account.ended
+
+        await self.insist(once)
+
+    async def follow_lines(self, account: Account) -> None:
+        async def once(channel: grpc.aio.Channel) -> bool:
+            after = account.entries[-1].sequence if account.entries else 0
+            selection = LogSelection(after_sequence=after)
+            request = BuildIdentifier(pipeline_id=account.pipeline_id, selection=selection)
+            async for entry in LogStreamingServiceStub(channel).StreamBuildLogs(request):
+                if entry.kind != BuildLogKind.BUILD_LOG_KIND_HEARTBEAT:
+                    account.entries.append(entry)
+            return account.ended
+
+        await self.insist(once)
+
+    async def approve(self, pipeline_id: str, stage_id: str) -> None:
+        async def once(channel: grpc.aio.Channel) -> bool:
+            request = ApproveStageRequest(pipeline_id=pipeline_id, stage_id=stage_id, decision=APPROVAL_DECISION_APPROVE, user="team-leads")
+            await PipelineServiceStub(channel).ApproveStage(request)
+            return True
+
+        await self.insist(once)
+
+    async def run(self, request: PipelineRequest) -> Account:
+        account = Account(request.pipeline_id)
+        await self.submit(request)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.follow_progress(account), name="progress")
+            group.create_task(self.follow_lines(account), name="lines")
+        return account
+
+    async def kill_and_start(self) -> None:
+        self.up.clear()
+        await self.standalone.kill()
+        await self.standalone.start()
+        self.up.set()
+
+
+async def everything(world: World, requests: list[PipelineRequest]) -> dict[str, Account]:
+    async with asyncio.TaskGroup() as group:
+        runs = [group.create_task(world.run(request), name=request.pipeline_id) for request in requests]
+    return {account.pipeline_id: account for account in (run.result() for run in runs)}
+
+
+def check(requests: list[PipelineRequest], accounts: dict[str, Account], marks: Path) -> None:
+    """No hole, no repeat, no worker twice, no line lost or doubled."""
+    started = Counter(marks.read_text().splitlines())
+    assert set(started.values()) == {1}, [mark for mark, count in started.items() if count > 1]
+    expected: set[str] = set()
+    for request in requests:
+        account = accounts[request.pipeline_id]
+        assert [m.sequence for m in account.progress] == list(range(1, len(account.progress) + 1))
+        assert [e.sequence for e in account.entries] == list(range(1, len(account.entries) + 1))
+        lines: dict[tuple[str, int, str], list[str]] = {}
+        for entry in account.entries:
+            assert entry.kind != BuildLogKind.BUILD_LOG_KIND_GAP
+            if entry.kind == BuildLogKind.BUILD_LOG_KIND_LINE:
+                lines.setdefault((entry.stage_id, entry.attempt, entry.entry.worker_id), []).append(entry.entry.message)
+        counts = {stage.stage_id: stage.worker_count or 1 for stage in request.stages}
+        workers = 0
+        for stage_id, (_, attempts) in account.outcome().items():
+            for attempt in range(1, attempts + 1) if stage_id else ():
+                workers += counts[stage_id]
+                expected |= {f"{request.pipeline_id}|{stage_id}|{attempt}|{index + 1}" for index in range(counts[stage_id])}
+        # a worker that is stopped because another one of its attempt failed may end before its last line
+        full = [f"line {number}" for number in range(1, LINES + 1)]
+        assert all(found == full[: len(found)] for found in lines.values())
+        assert len(lines) <= workers
+        for (stage_id, attempt, worker), found in lines.items():
+            if counts[stage_id] == 1:
+                assert found == full, (request.pipeline_id, stage_id, attempt, worker, found)
+    missing = expected - set(started)
+    assert set(started) <= expected, set(started) - expected
+    alone = {mark for mark in missing if not any(mark.startswith(f"{r.pipeline_id}|") and _many(r, mark) for r in requests)}
+    assert not alone
+
+
+def _many(request: PipelineRequest, mark: str) -> bool:
+    """Whether the mark is of a stage of several workers: one of them may have been stopped before its first command."""
+    stage_id = mark.split("|")[1]
+    return any(stage.stage_id == stage_id and stage.worker_count > 1 for stage in request.stages)
+
+
+def requests_for(seed: int, marks: Path) -> list[PipelineRequest]:
+    requests = [shared(file, marks) for file in PIPELINES]
+    for stage in requests[2].stages:
+        if stage.stage_id == "approve-production":
+            stage.config["otto.approvers"] = "team-leads"
+    return [*requests, drawn(random.Random(seed), marks)]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_nobody_notices_but_the_log(tmp_path: Path, seed: int) -> None:
+    """Killed with SIGKILL at six seeded moments, everything ends as it does without a kill, nothing ran twice, no line is missing."""
+    outcomes = []
+    for name, kills in (("calm", 0), ("killed", KILLS)):
+        marks = tmp_path / f"{name}-marks"
+        requests = requests_for(seed, marks)
+        standalone = Standalone(tmp_path / name / "state")
+        standalone.state.parent.mkdir()
+        await standalone.start()
+        world = World(standalone)
+        draw = random.Random(f"{seed} moments")
+        try:
+            async with asyncio.timeout(110):
+                running = asyncio.create_task(everything(world, requests), name="everything")
+                approving = asyncio.create_task(approve_when_asked(world), name="approve")
+                try:
+                    for _ in range(kills):
+                        await asyncio.sleep(draw.uniform(0.02, 1.2))
+                        await world.kill_and_start()
+                    accounts = await running
+                finally:
+                    for task in (running, approving):
+                        task.cancel()
+                    await asyncio.gather(running, approving, return_exceptions=True)
+        finally:
+            if standalone.process.returncode is None:
+                await standalone.stop()
+            await end_workers(standalone.state)
+        check(requests, accounts, marks)
+        outcomes.append({pipeline_id: account.outcome() for pipeline_id, account in accounts.items()})
+    assert outcomes[0] == outcomes[1]
+
+
+async def approve_when_asked(world: World) -> None:
+    """Somebody who says yes to the third pipeline as soon as it is there; a decision ahead of its turn counts too."""
+    while True:
+        try:
+            await world.approve("3-monorepo-approval", "approve-production")
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.05)
