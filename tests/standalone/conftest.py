@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 
 
 class Standalone:
