@@ -51,7 +51,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
                 while "runtime.stopping" not in process.names:
                     await asyncio.sleep(0.01)
             process.send(signal.SIGTERM)
-            assert await process.ended(timeout=3) == 128 + signal.SIGTERM
+            assert await process.ended(timeout=30) == 128 + signal.SIGTERM
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
 

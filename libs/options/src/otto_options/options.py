@@ -1,6 +1,5 @@
 """A config map, read: environment variables, `otto.*` options, and what is wrong with it, all at once."""
 
-import difflib
 import json
 import posixpath
 import re
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from otto_options.quantities import cpu_cores, memory_bytes
+from otto_options.suggestions import Suggestions
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -194,12 +194,12 @@ def parse(config: Mapping[str, str], *, build: bool = False) -> Options:
     env: dict[str, str] = {}
     origin: dict[str, str] = {}
     problems: list[Problem] = []
+    suggestions = Suggestions(readers)
     for key in sorted(config):
         if key.startswith("otto."):
             reader = readers.get(key)
             if reader is None:
-                near = difflib.get_close_matches(key, readers, n=1)
-                problems.append(Problem(key, "is no option" + (f"; did you mean {near[0]}?" if near else "")))
+                problems.append(Problem(key, "is no option" + suggestions.hint(key)))
                 continue
             try:
                 values[key.removeprefix("otto.")] = reader(config[key])

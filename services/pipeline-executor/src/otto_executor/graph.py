@@ -46,6 +46,17 @@ def find_cycle(dependencies: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return ()
 
 
+def find_cycles(dependencies: Mapping[str, Sequence[str]], most: int) -> list[tuple[str, ...]]:
+    """Cycles that have no stage in common, at most `most`, each as `find_cycle` gives it."""
+    left = dict(dependencies)
+    cycles: list[tuple[str, ...]] = []
+    while len(cycles) < most and (cycle := find_cycle(left)):
+        cycles.append(cycle)
+        for stage in cycle[1:]:
+            del left[stage]
+    return cycles
+
+
 def skip_reason(spec: StageSpec, before: Mapping[str, StageStatus]) -> str:
     """Why a stage does not run once its dependencies have ended, in words; "" if it does. `before`: how all stages before it ended.
 

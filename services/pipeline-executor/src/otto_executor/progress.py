@@ -61,6 +61,6 @@ def seconds(duration: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def shortened(text: str) -> str:
-    """The text cut to MAX_WORDS characters."""
-    return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 1] + "…"
+def shortened(text: str, most: int = MAX_WORDS) -> str:
+    """The text cut to so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"

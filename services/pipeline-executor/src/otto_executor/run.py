@@ -15,7 +15,7 @@ from otto_executor.definition import Definition
 from otto_executor.errors import NotApprovableError, StageNotFoundError
 from otto_executor.graph import skip_reason
 from otto_executor.orders import Created, Order, Refused, WorkerReport
-from otto_executor.progress import counted, seconds
+from otto_executor.progress import counted, seconds, shortened
 from otto_executor.retry import Failure, FailureCause
 from otto_executor.run_state import Cancellation, RunState, fresh
 from otto_executor.stage import Phase, StageState, StageStatus
@@ -106,7 +106,7 @@ class Run:
                 continue
             state, spec = self.state.stages[stage_id], self._specs[stage_id]
             if state.phase is Phase.APPROVAL:
-                words = f"nobody approved within {seconds(spec.approval_timeout)} (asked: {who_may(spec.approvers or ())})"
+                words = shortened(f"nobody approved within {seconds(spec.approval_timeout)} (asked: {who_may(spec.approvers or ())})")
                 self._end(stage_id, StageStatus.FAILED, words, now, Failure(FailureCause.TIMEOUT, words))
             elif state.phase is Phase.DELAY:
                 self._begin(stage_id, now)
@@ -214,7 +214,7 @@ class Run:
         state.approval = approval
         self._changed = self._edge = True
         if decision is Decision.REJECT:
-            words = in_words(approval)
+            words = shortened(in_words(approval))
             self._end(stage_id, StageStatus.FAILED, words, now, Failure(FailureCause.REJECTED, words))
         elif state.phase is Phase.APPROVAL:
             self._begin(stage_id, now)

@@ -11,12 +11,14 @@ import grpc.aio
 from otto_executor import translate
 from otto_executor.conductor import Conductor
 from otto_executor.errors import InvalidRequestError
+from otto_executor.progress import shortened
 from otto_executor.rerun import Rerun, made_id
 from otto_executor.settings import Settings
 from otto_executor.stage import StageStatus
 from otto_executor.stores import Key
-from otto_executor.translate_request import as_understood, cancels_on_disconnect, read
-from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words
+from otto_executor.translate_request import as_understood, read
+from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words, told
+from otto_options.metadata import cancels_on_disconnect
 from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
 from ottoscaler.v1 import pipeline_service_pb2 as pb
@@ -43,12 +45,13 @@ class PipelineService(PipelineServiceServicer):
     async def ExecutePipeline(self, request: PipelineRequest, context: Context) -> AsyncIterator[PipelineProgress]:  # noqa: N802, ARG002  the stub gives names and arguments
         """Begins a run, or attaches to one if there are no stages."""
         pipeline_id = request.pipeline_id
-        _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
         if request.stages:
             understood = read(request, self._settings, current_traceparent() or _new_traceparent())
             if understood.problems:
                 raise InvalidRequestError(in_words(understood.problems))
             await self._conductor.begin(understood.definition, as_understood(request).SerializeToString())
+        else:
+            _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
         try:
             async for progress, replayed in self._conductor.follow(pipeline_id, replayed=not request.stages):
                 yield translate.progress_message(pipeline_id, progress, replayed=replayed)
@@ -99,7 +102,8 @@ class PipelineService(PipelineServiceServicer):
         _check_text("reason", request.reason)
         _check_text("cancelled_by", request.cancelled_by)
         words = "cancelled" + (f" by {request.cancelled_by}" if request.cancelled_by else "")
-        found = await self._conductor.cancel(request.pipeline_id, words + (f": {request.reason}" if request.reason else ""))
+        words = shortened(words + (f": {request.reason}" if request.reason else ""))
+        found = await self._conductor.cancel(request.pipeline_id, words)
         if found.status is StageStatus.RUNNING:
             message = "its workers are being stopped"
         elif found.status is StageStatus.CANCELLED:
@@ -122,7 +126,7 @@ class PipelineService(PipelineServiceServicer):
         """What ExecutePipeline would say."""
         understood = read(request.pipeline, self._settings, "")
         return pb.ValidatePipelineResponse(
-            problems=[translate.problem_message(problem) for problem in understood.problems], warnings=understood.definition.warnings
+            problems=[translate.problem_message(problem) for problem in told(understood.problems)], warnings=understood.definition.warnings
         )
 
     async def RerunPipeline(self, request: pb.RerunPipelineRequest, context: Context) -> pb.RerunPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments

@@ -35,16 +35,21 @@ class Settings(msgspec.Struct, frozen=True):
         int,
         Meta(ge=1, description="Unfinished pipelines at a time; further ones get RESOURCE_EXHAUSTED. Each costs some 100 KB of memory."),
     ] = 1000
-    max_stages: Annotated[int, Meta(ge=1, description="Stages of a pipeline.")] = 500
-    max_stage_workers: Annotated[int, Meta(ge=1, description="Workers of one stage.")] = 1000
-    max_workers: Annotated[int, Meta(ge=1, description="Workers of all stages of a pipeline together.")] = 5000
+    max_stages: Annotated[int, Meta(ge=1, le=500, description="Stages of a pipeline.")] = 500
+    max_dependencies: Annotated[
+        int, Meta(ge=0, description="Dependencies of all stages of a pipeline together: 40 for each of 500 stages.")
+    ] = 20_000
+    max_stage_workers: Annotated[int, Meta(ge=1, le=10_000, description="Workers of one stage.")] = 1000
+    max_workers: Annotated[
+        int, Meta(ge=1, le=10_000, description="Workers of all stages of a pipeline together. GetPipeline names them all.")
+    ] = 5000
     max_retries: Annotated[int, Meta(ge=0, description="The most retries that a stage may ask for.")] = 100
     max_retry_delay: Annotated[int, Meta(ge=0, description="The longest retry delay in seconds that a stage may ask for. A day.")] = 86_400
     max_request_bytes: Annotated[
         int,
         Meta(
             ge=4096,
-            le=2_097_152,
+            le=1_048_576,
             description="Largest pipeline request in bytes, so that GetPipeline's answer stays below the clients' 4 MiB.",
         ),
     ] = 1_048_576

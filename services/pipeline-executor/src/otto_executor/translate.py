@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from otto_executor import attempt
 from otto_executor.approval import Approval, Decision
 from otto_executor.errors import InvalidRequestError
-from otto_executor.progress import Progress
+from otto_executor.progress import Progress, shortened
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageSpec, StageState, StageStatus, StageType
 from otto_executor.stores import Key, StoredRun, Summary, summary
@@ -19,6 +19,10 @@ from otto_executor.validation import Problem
 from ottoscaler.v1 import pipeline_pb2, stage_pb2, worker_pb2
 from ottoscaler.v1.pipeline_service_pb2 import GetPipelineResponse, PipelineProblem
 
+ANSWER_BYTES = 3_670_016
+"""3.5 MiB: no answer is larger, so that it stays below the 4 MiB that clients take."""
+_CUTS = (500, 100, 20)
+"""Characters. The request, what of it is said of each stage again, and the workers' names fit in any case: settings bound them."""
 _STATUSES = {status: stage_pb2.StageStatus.Value(f"STAGE_{status}") for status in StageStatus}
 _STATES = {
     status: pipeline_pb2.PipelineState.Value(f"PIPELINE_STATE_{status}")
@@ -112,14 +116,23 @@ def state(status: StageStatus) -> pipeline_pb2.PipelineState.ValueType:
 
 
 def run_message(record: StoredRun) -> GetPipelineResponse:
-    """A run with all its stages."""
-    return GetPipelineResponse(
+    """A run with all its stages. Where it would become too large, what was said of each stage is cut further."""
+    answer = GetPipelineResponse(
         summary=summary_message(summary(record.definition, record.state)),
         stages=[_stage_message(spec, record.state.stages[spec.stage_id]) for spec in record.definition.stages],
         request=pipeline_pb2.PipelineRequest.FromString(record.request),
         last_sequence=record.state.sequence,
         warnings=record.definition.warnings,
     )
+    for most in _CUTS:
+        if answer.ByteSize() <= ANSWER_BYTES:
+            break
+        for stage in answer.stages:
+            stage.message, stage.error_message = shortened(stage.message, most), shortened(stage.error_message, most)
+            if stage.HasField("approval"):
+                stage.approval.comment = shortened(stage.approval.comment, most)
+                stage.approval.decided_by = shortened(stage.approval.decided_by, most)
+    return answer
 
 
 def _stage_message(spec: StageSpec, stage: StageState) -> pipeline_pb2.StageRun:

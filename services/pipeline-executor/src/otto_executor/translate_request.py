@@ -1,8 +1,7 @@
 """A PipelineRequest into a Definition, with everything that is wrong with it. Pure; no problem hides another."""
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -14,13 +13,16 @@ from otto_executor.stage import CHECKOUT, ExtraContainer, RunCondition, Secret, 
 from otto_executor.validation import (
     MAX_PIPELINE_ID_BYTES,
     Problem,
-    argument_problems,
+    bounded,
+    command_problems,
     control_problem,
     graph_problems,
     hints,
     id_problem,
+    limit_problems,
     source_problems,
 )
+from otto_options.metadata import fails_fast, metadata_problems
 from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
 from ottoscaler.v1 import stage_pb2
@@ -31,7 +33,8 @@ LENGTH_DELIMITED = 2
 TYPE_FIELD = 2
 MAX_GRACE = 3600.0
 """Seconds; a worker that needs longer than an hour to end does not end."""
-_METADATA = {"otto.on_disconnect": ("cancel", "detach"), "otto.fail_fast": ("true", "false")}
+MAX_EXTRA_CONTAINERS = 16
+"""Of one stage; a pod of more is most likely a mistake."""
 _TYPES = {number: StageType(name.removeprefix("STAGE_TYPE_")) for name, number in stage_pb2.StageType.items()}
 _CONDITIONS = {number: RunCondition(name.removeprefix("RUN_CONDITION_")) for name, number in stage_pb2.RunCondition.items() if number}
 
@@ -42,7 +45,6 @@ class Read:
 
     definition: Definition
     problems: tuple[Problem, ...]
-    cancel_on_disconnect: bool
 
 
 def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read:
@@ -50,16 +52,15 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
     problems: list[Problem] = []
     if problem := id_problem(request.pipeline_id, MAX_PIPELINE_ID_BYTES):
         problems.append(Problem("pipeline_id", "", problem))
-    if (size := request.ByteSize()) > settings.max_request_bytes:
-        problems.append(Problem("stages", "", f"the request has {size} bytes; {settings.max_request_bytes} are the most"))
+    dependencies = sum(len(stage.depends_on) for stage in request.stages)
+    if exceeded := limit_problems(request.ByteSize(), len(request.stages), dependencies, settings):
+        return Read(Definition(request.pipeline_id), (*problems, *exceeded))
     if problem := control_problem(request.name):
         problems.append(Problem("name", "", problem))
     if not request.stages:
         problems.append(Problem("stages", "", "there are none; a pipeline has at least one"))
-    if len(request.stages) > settings.max_stages:
-        problems.append(Problem("stages", "", f"there are {len(request.stages)}; {settings.max_stages} are the most"))
     problems += source_problems(request.repository, request.commit_sha)
-    problems += _metadata_problems(request.metadata)
+    problems += [Problem(f'metadata["{wrong.key}"]', "", wrong.description) for wrong in metadata_problems(request.metadata)]
     warnings: list[str] = []
     stages = [_Stage(stage, f"stages[{number}]", settings, problems, warnings).read() for number, stage in enumerate(request.stages)]
     problems += graph_problems(stages, checkout=bool(request.repository))
@@ -73,31 +74,11 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
         commit_sha=request.commit_sha,
         triggered_by=request.triggered_by,
         metadata=dict(request.metadata),
-        fail_fast=request.metadata.get("otto.fail_fast", "").strip().lower() == "true",
+        fail_fast=fails_fast(request.metadata),
         traceparent=traceparent,
     )
-    definition = replace(definition, warnings=(*warnings, *hints(definition)))
-    return Read(definition, tuple(problems), cancels_on_disconnect(request.metadata))
-
-
-def cancels_on_disconnect(metadata: Mapping[str, str]) -> bool:
-    """Whether the run is to be cancelled when the caller leaves."""
-    return metadata.get("otto.on_disconnect", "").strip().lower() == "cancel"
-
-
-def _metadata_problems(metadata: Mapping[str, str]) -> list[Problem]:
-    problems = []
-    for key in sorted(metadata):
-        if not key.startswith("otto."):
-            continue
-        words = _METADATA.get(key)
-        field = f'metadata["{key}"]'
-        if words is None:
-            near = difflib.get_close_matches(key, _METADATA, n=1)
-            problems.append(Problem(field, "", "is no option" + (f"; did you mean {near[0]}?" if near else "")))
-        elif metadata[key].strip().lower() not in words:
-            problems.append(Problem(field, "", f"{metadata[key]!r} is neither {words[0]} nor {words[1]}"))
-    return problems
+    definition = replace(definition, warnings=tuple(bounded([*warnings, *hints(definition)])))
+    return Read(definition, tuple(problems))
 
 
 def _with_checkout(stages: list[StageSpec], settings: Settings) -> tuple[StageSpec, ...]:
@@ -141,13 +122,14 @@ class _Stage:
 
     def __init__(self, stage: PipelineStage, where: str, settings: Settings, problems: list[Problem], warnings: list[str]) -> None:
         self._stage = stage
+        self._id = stage.stage_id  # once: each access makes another copy, which every problem would keep
         self._where = where
         self._settings = settings
         self._problems = problems
         self._warnings = warnings
 
     def _wrong(self, field: str, description: str) -> None:
-        self._problems.append(Problem(f"{self._where}.{field}", self._stage.stage_id, description))
+        self._problems.append(Problem(f"{self._where}.{field}", self._id, description))
 
     def read(self) -> StageSpec:
         """The stage, with harmless values where something is wrong."""
@@ -162,8 +144,9 @@ class _Stage:
         for field, text in (("name", stage.name), ("image", stage.image)):
             if problem := control_problem(text):
                 self._wrong(field, problem)
-        for field, words in (("command", stage.command), ("args", stage.args)):
-            self._problems += argument_problems(f"{self._where}.{field}", stage.stage_id, words)
+        self._problems += command_problems(self._where, self._id, stage.command, stage.args)
+        if stage.args and not stage.command:
+            self._wrong("args", "without a command there is nothing to give them to")
         timeout = self._number("timeout_seconds", stage.timeout_seconds, settings.max_timeout)
         approvers = options.approvers
         if approvers is None and kind is StageType.APPROVAL:
@@ -171,7 +154,7 @@ class _Stage:
         workers = self._number("worker_count", stage.worker_count, settings.max_stage_workers) or 1
         runs_nothing = kind is StageType.APPROVAL and not stage.command and not stage.args
         return StageSpec(
-            stage_id=stage.stage_id,
+            stage_id=self._id,
             name=stage.name,
             type=kind or StageType.UNSPECIFIED,
             workers=0 if runs_nothing else workers,
@@ -199,7 +182,7 @@ class _Stage:
         unused = [*options.unused, *(["artifact_paths"] if self._stage.artifact_paths else [])]
         if unused:
             are = "is" if len(unused) == 1 else "are"
-            self._warnings.append(f"stage {self._stage.stage_id!r}: {', '.join(unused)} {are} checked but not acted on yet")
+            self._warnings.append(f"stage {self._id!r}: {', '.join(unused)} {are} checked but not acted on yet")
 
     def _number(self, field: str, value: int, most: int) -> int:
         if value < 0:
@@ -293,7 +276,9 @@ class _Stage:
 
     def _extra_containers(self) -> tuple[ExtraContainer, ...]:
         containers: list[ExtraContainer] = []
-        for number, given in enumerate(self._stage.extra_containers):
+        if (count := len(self._stage.extra_containers)) > MAX_EXTRA_CONTAINERS:
+            self._wrong("extra_containers", f"there are {count}; {MAX_EXTRA_CONTAINERS} are the most")
+        for number, given in enumerate(self._stage.extra_containers[:MAX_EXTRA_CONTAINERS]):
             where = f"extra_containers[{number}]"
             if problem := id_problem(given.name, 63):
                 self._wrong(f"{where}.name", problem)
@@ -302,8 +287,7 @@ class _Stage:
             for name, value in given.env.items():
                 if problem := variable_problem(name) or value_problem(value):
                     self._wrong(f'{where}.env["{name}"]', problem)
-            for field, words in (("command", given.command), ("args", given.args)):
-                self._problems += argument_problems(f"{self._where}.{where}.{field}", self._stage.stage_id, words)
+            self._problems += command_problems(f"{self._where}.{where}", self._id, given.command, given.args)
             self._quantity(f"{where}.resources.cpu", given.resources.cpu, cpu_cores)
             self._quantity(f"{where}.resources.memory", given.resources.memory, memory_bytes)
             containers.append(

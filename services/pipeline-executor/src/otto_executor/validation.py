@@ -1,21 +1,26 @@
 """What can be wrong with a pipeline beyond single values: names, sizes, and the graph."""
 
-import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from otto_executor.definition import Definition
-from otto_executor.graph import find_cycle
+from otto_executor.graph import find_cycles
+from otto_executor.settings import Settings
 from otto_executor.stage import CHECKOUT, RunCondition, StageSpec
+from otto_options.suggestions import Suggestions
 
 MAX_PIPELINE_ID_BYTES = 253
 MAX_STAGE_ID_BYTES = 1024
 MAX_ARGUMENT_BYTES = 131_071
 """Linux starts no program with a single argument over 128 KiB, its terminating zero included (MAX_ARG_STRLEN)."""
+MAX_CYCLES = 10
+"""Cycles that are named at once."""
 _LONGEST_LINE = 600
 """Characters of a problem in an error's details, which gRPC's default allows 8 KiB in all."""
+_LONGEST_DESCRIPTION = 3000
+"""Characters of a problem's description in an answer: it may quote what the client sent. A cycle of a hundred stages fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,19 @@ class Problem:
         return f"{self.field}" + (f" (stage {self.stage_id!r})" if self.stage_id else "") + f": {self.description}"
 
 
+def told(problems: Sequence[Problem], limit: int = 1_048_576) -> list[Problem]:
+    """As many problems as `limit` bytes hold, each cut where it quotes at length; the last one says how many more there are."""
+    found: list[Problem] = []
+    size = 0
+    for problem in problems:
+        short = Problem(_cut(problem.field), _cut(problem.stage_id, MAX_STAGE_ID_BYTES), _cut(problem.description, _LONGEST_DESCRIPTION))
+        size += len(f"{short.field}{short.stage_id}{short.description}".encode()) + 16
+        if size > limit:
+            return [*found, Problem("stages", "", f"{len(problems) - len(found)} more problems are not shown")]
+        found.append(short)
+    return found
+
+
 def in_words(problems: Sequence[Problem], limit: int = 5500) -> str:
     """All problems, one a line, as many as `limit` bytes hold, and how many there are; one that is long is cut in its middle."""
     head = "the pipeline can't run" if len(problems) == 1 else f"the pipeline can't run, {len(problems)} problems"
@@ -40,17 +58,17 @@ def in_words(problems: Sequence[Problem], limit: int = 5500) -> str:
         line = _cut(str(problem))
         size += len(line.encode()) + 1
         if size > limit:
-            lines.append(f"… and {len(problems) - number} more; ValidatePipeline lists them all")
+            lines.append(f"… and {len(problems) - number} more; ValidatePipeline lists more of them")
             break
         lines.append(line)
     return "\n".join(lines)
 
 
-def _cut(line: str) -> str:
-    """At most _LONGEST_LINE characters: the field at its beginning and the reason at its end are what counts."""
-    if len(line) <= _LONGEST_LINE:
+def _cut(line: str, most: int = _LONGEST_LINE) -> str:
+    """About so many characters: the field at its beginning and the reason at its end are what counts."""
+    if len(line) <= most:
         return line
-    return f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+    return f"{line[: most // 2]} … {line[-most // 2 :]}"
 
 
 def id_problem(text: str, most: int) -> str:
@@ -81,8 +99,15 @@ def source_problems(repository: str, commit_sha: str) -> list[Problem]:
     return problems
 
 
-def argument_problems(field: str, stage_id: str, arguments: Sequence[str]) -> list[Problem]:
-    """What is wrong with a command's words."""
+def command_problems(where: str, stage_id: str, command: Sequence[str], args: Sequence[str]) -> list[Problem]:
+    """What is wrong with a program and what it is given."""
+    problems = []
+    if command and not command[0]:
+        problems.append(Problem(f"{where}.command[0]", stage_id, "is empty; it names the program"))
+    return problems + _argument_problems(f"{where}.command", stage_id, command) + _argument_problems(f"{where}.args", stage_id, args)
+
+
+def _argument_problems(field: str, stage_id: str, arguments: Sequence[str]) -> list[Problem]:
     problems = []
     for number, argument in enumerate(arguments):
         if "\0" in argument:
@@ -99,6 +124,7 @@ def graph_problems(stages: Sequence[StageSpec], *, checkout: bool) -> list[Probl
     problems: list[Problem] = []
     counts = Counter(stage.stage_id for stage in stages)
     known = dict.fromkeys([*counts, CHECKOUT] if checkout else counts)
+    suggestions = Suggestions(known)
     for number, stage in enumerate(stages):
         where = f"stages[{number}]"
         if problem := id_problem(stage.stage_id, MAX_STAGE_ID_BYTES):
@@ -112,13 +138,29 @@ def graph_problems(stages: Sequence[StageSpec], *, checkout: bool) -> list[Probl
             if needed == stage.stage_id:
                 problems.append(Problem(field, stage.stage_id, "the stage depends on itself"))
             elif needed not in known:
-                near = difflib.get_close_matches(needed, list(known), n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                problems.append(Problem(field, stage.stage_id, f"there is no stage {needed!r}{hint}"))
+                problems.append(Problem(field, stage.stage_id, f"there is no stage {needed!r}{suggestions.hint(needed)}"))
     others = {stage.stage_id: [n for n in stage.depends_on if n != stage.stage_id] for stage in stages}
-    if cycle := find_cycle(others):
-        problems.append(Problem("stages", "", f"the dependencies form a cycle: {' → '.join(cycle)}"))
+    cycles = find_cycles(others, MAX_CYCLES)
+    return problems + [Problem("stages", "", f"the dependencies form a cycle: {' → '.join(cycle)}") for cycle in cycles]
+
+
+def limit_problems(size: int, stages: int, dependencies: int, settings: Settings) -> list[Problem]:
+    """Which limits a request of `size` bytes exceeds. What does is not looked at any further, as that would take too long."""
+    problems = []
+    for found, most, words in (
+        (size, settings.max_request_bytes, "the request has {} bytes"),
+        (stages, settings.max_stages, "there are {}"),
+        (dependencies, settings.max_dependencies, "they have {} dependencies together"),
+    ):
+        if found > most:
+            problems.append(Problem("stages", "", f"{words.format(found)}; {most} are the most"))
     return problems
+
+
+def bounded(warnings: Sequence[str], most: int = 20) -> list[str]:
+    """The warnings cut to what can be told; the last one says how many there are beyond that."""
+    shown = [_cut(warning) for warning in warnings[:most]]
+    return [*shown, f"{len(warnings) - most} more warnings are not shown"] if len(warnings) > most else shown
 
 
 def hints(definition: Definition) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from otto_options.metadata import ON_DISCONNECT, cancels_on_disconnect
 from otto_runtime.channels import trace_metadata
 from otto_runtime.tasks import Backoff
 from otto_scaler.errors import ExecutorCallError
@@ -19,16 +20,10 @@ from ottoscaler.v1.stage_pb2 import StageStatus
 
 log = logging.getLogger(__name__)
 
-ON_DISCONNECT = "otto.on_disconnect"
 CANCEL_ATTEMPTS = 6
 STEADY_SECONDS = 5.0
 """A stream that was open this long shows that the executor was there, even if nothing was said on it."""
 _FINAL = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED})
-
-
-def cancels_on_disconnect(request: PipelineRequest) -> bool:
-    """Whether the pipeline is to be cancelled when its caller leaves."""
-    return request.metadata.get(ON_DISCONNECT, "").strip().lower() == "cancel"
 
 
 class Pipelines:
@@ -58,7 +53,7 @@ class Pipelines:
         The executor is not told of otto.on_disconnect: our own stop would look to it like a caller that leaves. Whoever iterates tells
         `caller_left`. Raises ExecutorCallError: as the executor put it, or UNAVAILABLE when it could not be reached for too long.
         """
-        if cancels_on_disconnect(request):
+        if cancels_on_disconnect(request.metadata):
             plain = PipelineRequest()
             plain.CopyFrom(request)
             del plain.metadata[ON_DISCONNECT]

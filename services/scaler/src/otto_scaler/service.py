@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from otto_options.metadata import cancels_on_disconnect
 from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import InvalidRequestError, NoRoomError
 from otto_scaler.fleet import Creation, Fleet
-from otto_scaler.pipelines import Pipelines, cancels_on_disconnect
+from otto_scaler.pipelines import Pipelines
 from otto_scaler.translate.request import Bounds, check_scale_down, check_workspace, workers_wanted
 from otto_scaler.translate.status import StatusBook
 from otto_scaler.worker import State, Worker, rfc3339
@@ -49,9 +50,7 @@ class OttoscalerServicer(Base):
     async def ScaleUp(self, request: ScaleRequest, context: Any) -> ScaleResponse:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Creates workers."""
         started = rfc3339(time.time_ns())
-        wanted = workers_wanted(request, self._bounds, current_traceparent())
-        if unsupported := self._backend.unsupported(wanted.specs[0]):
-            raise InvalidRequestError([(f"worker.{field}", words) for field, words in unsupported])
+        wanted = workers_wanted(request, self._bounds, self._backend.unsupported, current_traceparent())
         queue = request.admission == Admission.ADMISSION_QUEUE
         creation = await self._fleet.scale_up(wanted.specs, queue=queue)
         if creation.no_room and not creation.existing and not creation.created and not creation.refused:
@@ -134,7 +133,7 @@ class OttoscalerServicer(Base):
         except asyncio.CancelledError:
             # Not when it is our own stop that ends the stream: then the caller is still there, and attaches again.
             # grpc.aio's context.cancelled() is False in both cases.
-            if cancels_on_disconnect(request) and not stopping():
+            if cancels_on_disconnect(request.metadata) and not stopping():
                 self._pipelines.caller_left(request.pipeline_id)
             raise
 

@@ -329,7 +329,7 @@ class ValidatePipelineResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___PipelineProblem]:
-        """None: it would run."""
+        """None: it would run. As many as about 1 MiB holds; the last one says how many more there are."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -143,7 +143,8 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ValidatePipeline(self, request, context):
-        """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems.
+        """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
+        looked at any further. What only those who run workers can judge (extra containers, a secret, a repository) shows when a stage has its turn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

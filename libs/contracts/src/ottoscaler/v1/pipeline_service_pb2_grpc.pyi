@@ -70,7 +70,9 @@ class PipelineServiceStub:
     FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
     """
     ValidatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]
-    """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems."""
+    """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
+    looked at any further. What only those who run workers can judge (extra containers, a secret, a repository) shows when a stage has its turn.
+    """
     RerunPipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RerunPipelineRequest, _pipeline_service_pb2.RerunPipelineResponse]
     """Runs an ended pipeline again under a new id, as it was asked for then. Answers when the new run is stored; attach to it by its id.
     Whole: every stage runs again, in a workspace of its own (a branch is checked out as it is now).
@@ -126,7 +128,9 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
     """
     ValidatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]  # type: ignore[assignment]
-    """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems."""
+    """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
+    looked at any further. What only those who run workers can judge (extra containers, a secret, a repository) shows when a stage has its turn.
+    """
     RerunPipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RerunPipelineRequest, _pipeline_service_pb2.RerunPipelineResponse]  # type: ignore[assignment]
     """Runs an ended pipeline again under a new id, as it was asked for then. Answers when the new run is stored; attach to it by its id.
     Whole: every stage runs again, in a workspace of its own (a branch is checked out as it is now).
@@ -221,7 +225,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ValidatePipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ValidatePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.ValidatePipelineResponse]]:
-        """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems."""
+        """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
+        looked at any further. What only those who run workers can judge (extra containers, a secret, a repository) shows when a stage has its turn.
+        """
 
     @_abc_1.abstractmethod
     def RerunPipeline(

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -26,6 +27,10 @@ MAX_ANNOTATION_BYTES = 131_072
 MAX_LABELS = 64
 CHECKOUT_VARIABLES = frozenset({"OTTO_REPOSITORY", "OTTO_COMMIT_SHA"})
 """What the executor may set for stages that find their repository checked out by an earlier one."""
+SHOWN_VARIABLES = 100
+SHOWN_CHARACTERS = 200
+"""Of the variables that a worker without a command shows: it is given them as arguments too, and Linux bounds both together."""
+_SAY = ("sh", "-c", 'printf "%s\\n" "$@"', "otto")
 NOT_FOR_WORKERS = ("otto.run_if", "otto.ignore_errors")
 _WORKSPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -55,8 +60,13 @@ class WorkersWanted:
     warnings: list[str]
 
 
-def workers_wanted(request: ScaleRequest, bounds: Bounds, traceparent: str = "") -> WorkersWanted:
-    """The workers of a ScaleUp; `traceparent` is the caller's. Raises InvalidRequestError with every problem."""
+def workers_wanted(
+    request: ScaleRequest, bounds: Bounds, unsupported: Callable[[WorkerSpec], Problems], traceparent: str = ""
+) -> WorkersWanted:
+    """The workers of a ScaleUp; `unsupported` is the backend's judgement, `traceparent` the caller's.
+
+    Raises InvalidRequestError with every problem.
+    """
     worker, problems = request.worker, list[tuple[str, str]]()
     _check_id("task_id", request.task_id, problems)
     if not 1 <= request.worker_count <= bounds.max_workers_per_request:
@@ -103,9 +113,6 @@ def workers_wanted(request: ScaleRequest, bounds: Bounds, traceparent: str = "")
     command = _command(worker, options, bounds, problems)
     _check_size(command, env, problems)
     containers = _containers(worker, problems)
-    if problems:
-        raise InvalidRequestError(problems)
-
     attempt = max(1, worker.attempt)
     fixed = {
         **env,
@@ -118,8 +125,10 @@ def workers_wanted(request: ScaleRequest, bounds: Bounds, traceparent: str = "")
         "OTTO_ATTEMPT": str(attempt),
         "TRACEPARENT": worker.traceparent or traceparent or _new_trace(),
     }
-    specs = [
-        WorkerSpec(
+    introduction = _introduction(request, env, secret_variables)
+
+    def spec(index: int) -> WorkerSpec:
+        return WorkerSpec(
             identity=Identity(
                 name=worker_name(request.task_id, worker.pipeline_id, worker.stage_id, attempt, index),
                 task_id=request.task_id,
@@ -132,7 +141,12 @@ def workers_wanted(request: ScaleRequest, bounds: Bounds, traceparent: str = "")
                 labels=labels,
                 annotations={name: value for name, value in annotations.items() if value},
             ),
-            command=command or _introduction(request, index, env, secret_variables),
+            command=command
+            or (
+                *_SAY,
+                f"worker {index} of {request.worker_count} of task {request.task_id} was given no command, so it has nothing to do",
+                *introduction,
+            ),
             env={**fixed, "OTTO_WORKER_INDEX": str(index)},
             secrets=secret_variables,
             image=worker.image or options.image,
@@ -147,8 +161,11 @@ def workers_wanted(request: ScaleRequest, bounds: Bounds, traceparent: str = "")
             service_account=worker.service_account_name,
             extra_containers=containers,
         )
-        for index in range(1, request.worker_count + 1)
-    ]
+
+    problems += [(f"worker.{field}", words) for field, words in unsupported(spec(1))]
+    if problems:
+        raise InvalidRequestError(problems)
+    specs = [spec(index) for index in range(1, request.worker_count + 1)]
     return WorkersWanted(specs, [*options.unused, *(key for key in NOT_FOR_WORKERS if key in request.build_config)])
 
 
@@ -292,16 +309,17 @@ def _containers(worker: WorkerSpecMessage, problems: Problems) -> tuple[ExtraCon
     return tuple(found)
 
 
-def _introduction(request: ScaleRequest, index: int, env: dict[str, str], secret_variables: tuple[SecretVariable, ...]) -> tuple[str, ...]:
-    """The command of a worker that was given none: it says what it has, and what to do."""
-    lines = [
-        f"worker {index} of {request.worker_count} of task {request.task_id} was given no command, so it has nothing to do",
+def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: tuple[SecretVariable, ...]) -> tuple[str, ...]:
+    """What workers that were given no command say, after who they are: what they have, and what to do."""
+    variables = sorted(env.items())
+    more = len(variables) - SHOWN_VARIABLES
+    return (
         *([f"checked out: {request.repository} {request.commit_sha}".rstrip()] if request.repository else []),
-        *(f"variable: {name}={value}" for name, value in sorted(env.items())),
-        *(f"secret variable: {secret.name}" for secret in secret_variables),
+        *(f"variable: {name}={value}"[:SHOWN_CHARACTERS] for name, value in variables[:SHOWN_VARIABLES]),
+        *([f"and {more} more variables"] if more > 0 else []),
+        *(f"secret variable: {secret.name}" for secret in secret_variables[:SHOWN_VARIABLES]),
         'give it one: build_config {"otto.command": "make test"}, or worker {command: ["make"], args: ["test"]}',
-    ]
-    return ("sh", "-c", 'printf "%s\\n" "$@"', "otto", *lines)
+    )
 
 
 def _new_trace() -> str:
