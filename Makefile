@@ -47,6 +47,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@touch $@
 
 node: $(if $(shell command -v npm),tests/node/node_modules/.ready) ## Fetch the pinned npm packages of the tests that use Node (18 or later); without npm those tests are skipped
+	@command -v npm >/dev/null || echo "npm is not here, so tests that need Node are skipped (Debian, Ubuntu: apt-get install nodejs npm)" >&2
 
 tests/node/node_modules/.ready: tests/node/package.json tests/node/package-lock.json tests/node/.npmrc
 	@echo "Installing pinned npm packages into tests/node …"

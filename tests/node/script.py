@@ -16,11 +16,12 @@ import pytest
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
+READY = HERE / "node_modules/.ready"
 PROTOS = HERE.parents[1] / "protos"
 
 needs_node = pytest.mark.skipif(
-    NODE is None,
-    reason="no `node` on PATH: install Node.js 18 or later with npm (Debian, Ubuntu: apt-get install nodejs npm), then make node",
+    NODE is None or not (READY.exists() or shutil.which("npm")),
+    reason="no `node` and `npm` on PATH: install Node.js 18 or later with npm (Debian, Ubuntu: apt-get install nodejs npm), then make node",
 )
 
 
@@ -70,7 +71,7 @@ async def running(name: str, *arguments: str, report: Path, **environ: str) -> A
     In its environment OTTO_PROTOS is the directory of our protos, beside whatever `environ` says.
     """
     assert NODE is not None
-    assert (HERE / "node_modules/.ready").exists(), "the packages are missing: make node"
+    assert READY.exists(), "the packages are missing: make node"
     with report.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             NODE,
