@@ -347,6 +347,21 @@ async def test_the_five_kinds_of_notices(push: Push, shown: list[str], expected:
             assert push.handler.notices[1].timestamp == "2026-11-24T02:00:00.000Z"
 
 
+async def test_lines_follow_notices_that_were_told_before_any_line(push: Push) -> None:
+    """A worker that says nothing until otto-handler has heard that it runs is not forgotten in between, nor when nothing of it is owed."""
+    async with push.up(), push.relay():
+        push.stand.scaler.show("w-1")
+        await until(lambda: push.handler.told("w-1") == ["CREATED", "RUNNING"])
+        await until(lambda: metric("backlog_notices") == 0)
+        log = push.stand.log("w-1")
+        for number in (1, 2):
+            log.write(f"line {number}")
+            await until(lambda: len(push.handler.taken) == number)  # noqa: B023 - awaited in this round
+        push.stand.scaler.show("w-1", "succeeded")
+        await until(lambda: push.handler.told("w-1") == ["CREATED", "RUNNING", "COMPLETED"])
+        assert push.handler.messages("w-1") == numbered(2)
+
+
 async def test_notices_survive_restarts_and_refusals(push: Push) -> None:
     """A notice without an answer comes again after the relay's restart; ERROR is counted and not repeated; what was taken never repeats."""
     push.handler.acknowledge = lambda notice: None if notice.status == WorkerStatusNotification.RUNNING else WorkerStatusAck()

@@ -34,7 +34,9 @@ class Outbox:
         """`path` has no suffix: two files are made from it."""
         self.facts = facts
         self.known: WorkerLog | None = None
-        """Its lines; None: they are not kept any more."""
+        """Its lines, once it has any that are kept."""
+        self.gone = False
+        """The worker is not kept any more: what is owed of it is all that is left."""
         self.position = Position()
         self.notices: list[Notice] = []
         """Those to be sent, the first one next."""
@@ -93,7 +95,7 @@ class Outbox:
             "told": self.told,
             "number": self.number,
             "created_at": self.created_at,
-            "last": self.newest if self.known is None else 0,
+            "last": self.newest if self.gone else 0,
             "notices": [asdict(notice) for notice in self.notices],
         }
         try:
@@ -161,6 +163,7 @@ class Outboxes:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("relay.handler.unreadable", extra={"path": str(path), "reason": str(error)})
             else:
+                outbox.gone = True
                 self.by_worker[outbox.worker_id] = outbox
 
     def take(self, facts: Facts, name: str) -> Outbox:
@@ -174,7 +177,7 @@ class Outboxes:
 
     def drop(self, outbox: Outbox) -> None:
         """Forgets one that owes nothing and whose worker is not kept any more."""
-        if outbox.known is None and not outbox.owed and not outbox.notices:
+        if outbox.gone and not outbox.owed and not outbox.notices:
             outbox.delete()
             if self.by_worker.get(outbox.worker_id) is outbox:
                 del self.by_worker[outbox.worker_id]

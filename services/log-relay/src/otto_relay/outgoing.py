@@ -41,7 +41,7 @@ class Outgoing:
             outboxes.drop(outbox)
 
     def _adopt(self, outbox: Outbox, known: WorkerLog) -> None:
-        outbox.known, outbox.facts = known, known.facts
+        outbox.known, outbox.facts, outbox.gone = known, known.facts, False
         outbox.newest = known.facts.last if known.ended else known.spool.last
         if known.facts.origin == PUSHED and outbox.position.answered > outbox.newest:
             # A power cut took lines whose sequences others will get.
@@ -50,7 +50,7 @@ class Outgoing:
     def joining(self, facts: Facts) -> None:
         """A worker becomes known. Raises SpoolWriteError; then it does not."""
         outbox = self._outboxes.take(facts, self._name_of(facts.worker_id))
-        outbox.facts = facts
+        outbox.facts, outbox.gone = facts, False
         if outbox.position.answered or outbox.newest:
             outbox.renew()
 
@@ -66,7 +66,7 @@ class Outgoing:
         """Its lines are about to be deleted: those that were not sent become a count. Raises SpoolWriteError."""
         outbox = self._outboxes.by_worker.get(known.worker_id)
         if outbox is not None:
-            outbox.known = outbox.place = None
+            outbox.known, outbox.place, outbox.gone = None, None, True
             outbox.save()
             self._outboxes.drop(outbox)
 
