@@ -1,0 +1,170 @@
+"""Values of secrets are taken out of lines in every documented form, however the lines arrive."""
+
+import base64
+import json
+import re
+import urllib.parse
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from otto_relay.masking import MASK, Masker
+from otto_relay.sources.cri import Joiner
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "json": lambda value: json.dumps(value)[1:-1],
+    "json, other scripts as they are": lambda value: json.dumps(value, ensure_ascii=False)[1:-1],
+    "json, slashes and angles escaped": lambda value: (
+        json.dumps(value)[1:-1].replace("/", "\\/").replace("<", "\\u003c").replace("&", "\\u0026")
+    ),
+    "url, everything": lambda value: urllib.parse.quote(value, safe=""),
+    "url, Python's quote": urllib.parse.quote,
+    "url, encodeURIComponent": lambda value: urllib.parse.quote(value, safe="!'()*"),
+    "url, encodeURI": lambda value: urllib.parse.quote(value, safe=";,/?:@&=+$-_.!~*'()#"),
+    "url, a form's": urllib.parse.quote_plus,
+    "url, lower case": lambda value: re.sub("%..", lambda found: found[0].lower(), urllib.parse.quote(value, safe="")),
+}
+values = st.text(min_size=5, max_size=60).filter(lambda value: len(value.strip()) >= 4)
+around = st.text(alphabet="xyz 0189", max_size=12)
+
+
+@given(
+    st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=4, max_size=60).filter(lambda v: v.strip()),
+    around,
+    around,
+)
+def test_a_value_goes_wherever_it_stands(value: str, before: str, after: str) -> None:
+    """A value of four characters or more is replaced, inside words too, and what is around it stays."""
+    if len(value.strip()) < 4:
+        return
+    masked = Masker([value]).mask(f"{before}{value}{after}".encode()).decode()
+    assert value not in masked
+    assert MASK.decode() in masked
+    assert masked.startswith(before[:1] if before[:1] not in value else "")
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@given(value=values, before=around, after=around)
+@example(value="p@ss!word/with spaces & quotes\"'", before="", after="")
+@example(value="two\nlines of it", before="", after="")
+@example(value="비밀번호 🔑\\", before="x", after="y")
+def test_an_escaped_value_goes(form: Callable[[str], str], value: str, before: str, after: str) -> None:
+    """However an encoder escapes a value, lines breaks in it too, its form does not stay."""
+    escaped = form(value)
+    masked = Masker([value]).mask(f"{before}{escaped}{after}".encode())
+    assert escaped.encode() not in masked
+    assert MASK in masked
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode], ids=["standard", "urlsafe"])
+@given(value=values, before=st.binary(max_size=5), after=st.binary(max_size=5))
+def test_base64_of_a_value_goes_at_every_alignment(encode: Callable[[bytes], bytes], value: str, before: bytes, after: bytes) -> None:
+    """Encoded together with anything before and behind it, no character of base64 that the value alone decides stays."""
+    coded = value.encode()
+    whole = encode(before + coded + after)
+    start, end = -(-len(before) * 8 // 6), (len(before) + len(coded)) * 8 // 6
+    masked = Masker([value]).mask(b"Authorization: Basic " + whole)
+    assert whole[start:end] not in masked
+    assert masked.startswith(b"Authorization: Basic ")
+
+
+@pytest.mark.parametrize("width", [64, 76])
+@pytest.mark.parametrize("end", ["", "\n"], ids=["bare", "echo"])
+def test_base64_in_lines_goes(width: int, end: str) -> None:
+    """What `base64` and `openssl base64` make of a long value, line by line, goes too."""
+    value = "".join(f"{number:x}!" for number in range(200))
+    coded = base64.b64encode((value + end).encode())
+    masker = Masker([value])
+    for at in range(0, len(coded), width):
+        assert masker.mask(coded[at : at + width]) == MASK
+
+
+def test_each_line_of_a_value_goes() -> None:
+    """A key of several lines is replaced when it is printed line by line, indented or with carriage returns."""
+    key = "-----BEGIN KEY-----\nabcdefgh12345678\nqrstuvwx87654321\n-----END KEY-----"
+    masker = Masker([key])
+    for line in key.splitlines():
+        for text in (line, f"    {line}", f"{line}\r", f"> {line} <"):
+            assert line.encode() not in masker.mask(text.encode())
+
+
+def test_short_values_go_only_where_they_stand_alone() -> None:
+    """A value of less than four characters is replaced between other characters than letters and digits, and words stay readable."""
+    masker = Masker(["ab", ""])
+    assert masker.mask(b"ab, cab ab-ab table password=ab") == b"***, cab ***-*** table password=***"
+    assert not Masker(["", "\n"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(
+        st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=4, max_size=30), min_size=1, max_size=3
+    ),
+    form=st.sampled_from([lambda value: value, *FORMS.values(), lambda value: base64.b64encode(value.encode()).decode()]),
+    between=st.lists(st.text(alphabet="xyz \\%", max_size=40), min_size=1, max_size=6),
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8),
+    chunk=st.integers(1, 200),
+    limit=st.integers(8, 80),
+)
+def test_splitting_a_line_anywhere_hides_nothing_less(
+    values: list[str], form: Callable[[str], str], between: list[str], sizes: list[int], chunk: int, limit: int
+) -> None:
+    """Written in parts, read in chunks, split into entries of any length: the same is masked as in the whole line."""
+    values = [value for value in values if len(value.strip()) >= 4] or ["four"]
+    text = "".join(part + form(values[index % len(values)]) for index, part in enumerate(between)).replace("\n", "").encode()
+    masker = Masker(values)
+    parts: list[bytes] = []
+    at = index = 0
+    while at < len(text):
+        size = sizes[index % len(sizes)]
+        parts.append(text[at : at + size])
+        at, index = at + size, index + 1
+    stamp = b"2026-11-24T01:02:03.000000004Z stdout "
+    data = b"".join(stamp + (b"F " if number == len(parts) else b"P ") + part + b"\n" for number, part in enumerate(parts, start=1))
+
+    def split(pending: bytes, complete: bool) -> int:
+        if not complete and len(pending) < limit + masker.longest:
+            return 0
+        return masker.cut(pending, limit)
+
+    joiner = Joiner(b"", split, limit)
+    lines = []
+    for start in range(0, len(data), chunk):
+        # The reader is given whole stretches of the file from its own offset on, as the file source does.
+        lines += joiner.feed(data[joiner.offset : start + chunk])
+    lines += joiner.feed(data[joiner.offset :]) if joiner.offset < len(data) else []
+    lines += joiner.close()
+    assert b"".join(line.text for line in lines) == text
+    assert b"".join(masker.mask(line.text) for line in lines) == masker.mask(text)
+    for value in values:
+        assert value.encode() not in b"".join(masker.mask(line.text) for line in lines)
+
+
+def test_lines_without_a_secret_are_left_alone() -> None:
+    """Percent signs, backslashes, base64 of something else and all bytes there are come back as they went in."""
+    masker = Masker(["correct horse", "battery staple 9"])
+    for text in (
+        b"50% of %41 \\u0041 \\\\ C:\\new",
+        base64.b64encode(b"something else entirely"),
+        bytes(range(256)),
+        b"%",
+        b"\\",
+        b"\\u12",
+    ):
+        assert not masker.suspects(text)
+        assert masker.mask(text) == text
+
+
+def test_a_split_never_changes_what_is_an_escape() -> None:
+    """A cut among backslashes leaves the escapes behind it as they were."""
+    masker = Masker(["Abcdefgh"])
+    text = b"x" * 9 + b"\\\\" + b"\\u0041bcdefgh" + b"y" * 100
+    pieces = []
+    rest = text
+    while rest:
+        count = masker.cut(rest, 10)
+        pieces.append(masker.mask(rest[:count]))
+        rest = rest[count:]
+    assert b"".join(pieces) == masker.mask(text) == b"x" * 9 + b"\\\\***" + b"y" * 100
