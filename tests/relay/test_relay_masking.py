@@ -137,7 +137,9 @@ def test_splitting_a_line_anywhere_hides_nothing_less(
     lines += joiner.feed(data[joiner.offset :]) if joiner.offset < len(data) else []
     lines += joiner.close()
     assert b"".join(line.text for line in lines) == text
-    assert b"".join(masker.mask(line.text) for line in lines) == masker.mask(text)
+    # Values that touch are one mask in the whole line, and may be several in its parts.
+    once = re.compile(rb"(\*\*\*)+")
+    assert once.sub(MASK, b"".join(masker.mask(line.text) for line in lines)) == once.sub(MASK, masker.mask(text))
     for value in values:
         assert value.encode() not in b"".join(masker.mask(line.text) for line in lines)
 
