@@ -127,8 +127,9 @@ async def test_a_timeout_is_gentle_then_not(rig: Rig) -> None:
 
 async def test_a_stop_lets_the_whole_group_end_within_the_grace(rig: Rig) -> None:
     """`sh -c` dies of SIGTERM at once; the program below it still has its grace to tidy up."""
-    tidy = "time.sleep(0.3), print('tidied', flush=True), sys.exit()"
-    child = f"import signal,sys,time; signal.signal(15, lambda *_: ({tidy})); print('up', flush=True); time.sleep(60)"
+    # os.write: the signal may come while the main program is still inside its print, and print is not reentrant
+    tidy = "time.sleep(0.3), os.write(1, b'tidied\\n'), sys.exit()"
+    child = f"import os,signal,sys,time; signal.signal(15, lambda *_: ({tidy})); print('up', flush=True); time.sleep(60)"
     wanted = script(f'{PYTHON} -c "{child}"; true', stop_grace=10.0)
     await rig.create(wanted)
     await until(lambda: (rig.directory(wanted) / "log").exists() and "up" in rig.output(wanted))
