@@ -67,5 +67,10 @@ def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channe
         journal_limit=settings.journal_messages,
         notice_after=settings.unavailable_notice,
     )
-    keeping = Keeping(workspace=settings.workspace_retention, runs=settings.run_retention, count=settings.run_retention_count)
+    keeping = Keeping(
+        workspace=settings.workspace_retention,
+        runs=settings.run_retention,
+        count=settings.run_retention_count,
+        sweep=settings.retention_interval,
+    )
     return Conductor(means, keeping, settings.max_active_pipelines)

@@ -88,6 +88,9 @@ class Settings(msgspec.Struct, frozen=True):
         float, Meta(ge=0, description="Seconds that an ended pipeline is kept. 30 days. Its id may be used again afterwards.")
     ] = 2_592_000.0
     run_retention_count: Annotated[int, Meta(ge=1, description="Ended pipelines that are kept at most; the oldest go first.")] = 10_000
+    retention_interval: Annotated[
+        float, Meta(gt=0, description="Seconds between looks for ended pipelines that are kept no longer. Ten minutes.")
+    ] = 600.0
     journal_messages: Annotated[
         int, Meta(ge=10, description="Progress messages of a running pipeline kept in memory; older ones are read from the database.")
     ] = 1000
