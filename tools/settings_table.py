@@ -1,4 +1,4 @@
-"""Renders every setting into README.md, between its markers; with --check, compares instead of writing.
+"""Renders every setting into README.md, between its markers, and their names for ottoctl; with --check, compares instead of writing.
 
 The text of a setting lives in one place, its field in a service's settings class; the README can't drift from it.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from otto_runtime.settings import describe
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+NAMES = README.parent / "libs/ottoctl/src/ottoctl/doctor/settings.txt"
 BEGIN, END = "<!-- settings: begin (make generate) -->", "<!-- settings: end -->"
 SECTIONS = (
     ("Every service", "otto_runtime.settings:RuntimeSettings", "OTTO"),
@@ -33,6 +34,13 @@ def tables() -> Iterator[str]:
     yield ""
 
 
+def names() -> Iterator[str]:
+    """The variables of all settings, in order. ottoctl may import no service, so it gets them as a file."""
+    for _, where, prefix in SECTIONS:
+        module, _, name = where.partition(":")
+        yield from (setting.variable for setting in describe(getattr(importlib.import_module(module), name), prefix))
+
+
 def main() -> int:
     """Runs the command; the exit code is 1 when --check found a difference."""
     parser = argparse.ArgumentParser(description="Render the settings tables of README.md.")
@@ -45,12 +53,16 @@ def main() -> int:
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     fresh = before + BEGIN + "\n".join(["", *tables()]) + "\n" + END + after
+    listed = "".join(f"{name}\n" for name in sorted(names()))
     if arguments.check:
-        if fresh != text:
-            print("README.md's settings are not what the code says: run `make generate`", file=sys.stderr)
+        if fresh != text or listed != (NAMES.read_text() if NAMES.exists() else ""):
+            print(
+                "README.md's settings, or those that ottoctl doctor knows, are not what the code says: run `make generate`", file=sys.stderr
+            )
             return 1
         return 0
     README.write_text(fresh)
+    NAMES.write_text(listed)
     return 0
 
 

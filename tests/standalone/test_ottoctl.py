@@ -16,7 +16,11 @@ FAILING = """
 - {name: fine, commands: "echo all well"}
 - name: broken
   worker_count: 2
-  commands: "for i in $(seq 1 30); do echo line $i of $OTTO_WORKER_INDEX; done; test $OTTO_WORKER_INDEX = 1 || exit 7"
+  commands: |
+    for i in $(seq 1 30); do echo line $i of $OTTO_WORKER_INDEX; done
+    if test $OTTO_WORKER_INDEX = 1; then touch first; exit 0; fi
+    until test -e first; do sleep 0.05; done
+    exit 7
 - {name: after, dependencies: [broken], commands: "echo never"}
 """
 

@@ -7,13 +7,14 @@ import sys
 def main() -> None:
     """Runs ottoctl with the process's arguments and exits."""
     from ottoctl.cli import app
-    from ottoctl.client import ServiceError
-    from ottoctl.pipeline_file import PipelineFileError
 
     try:
         app()
-    except (PipelineFileError, ServiceError, OSError) as error:
-        if os.environ.get("OTTO_DEBUG"):
+    except Exception as error:
+        from ottoctl.pipeline_file import PipelineFileError  # only now: gRPC and YAML take a tenth of a second to import
+        from ottoctl.words import ServiceError
+
+        if os.environ.get("OTTO_DEBUG") or not isinstance(error, PipelineFileError | ServiceError | OSError):
             raise
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

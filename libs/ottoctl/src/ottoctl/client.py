@@ -1,80 +1,49 @@
-"""Calling the services: one channel, errors in words, streams that go on after a break.
-
-ServiceError         the service answered with an error; `exit_code` says which ottoctl ends with
-"""
+"""Calling the services: one channel, errors in words, streams that go on after a break."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from ottoctl import exit_codes
-from ottoscaler.v1.log_pb2 import BuildIdentifier, LogBatch, WorkerIdentifier
+from ottoctl.contact import PATIENCE_SECONDS, Contact
+from ottoctl.words import in_words
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogBatch, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import TailLogsRequest
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
+from ottoscaler.v1.ottoscaler_service_pb2 import WatchWorkersRequest, WorkerEvent
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
-from ottoscaler.v1.pipeline_service_pb2 import WatchPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, WatchPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import StageStatus
+from ottoscaler.v1.worker_pb2 import WorkerPodStatus
 
 UNARY_SECONDS = 30.0
-GIVE_UP_SECONDS = 120.0
-"""How long a stream is tried again without a single message before ottoctl gives up."""
+KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 10.0, 5.0
+"""A connection on which nothing came for 10 s is asked for a sign of life; without one for 5 s it counts as broken."""
+CONNECT_SECONDS = 5.0
+"""How long one attempt to connect may take."""
 STOPPING_SECONDS = 0.3
 """After how long a stream that ended well is asked for more: a service that is stopping no longer answers then."""
+SUBMISSION = "ottoctl.submission"
+"""The key of a run's metadata that tells whether a run is what this ottoctl asked for, when the answer was lost."""
 FINAL = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED})
 T = TypeVar("T")
-
-
-class ServiceError(Exception):
-    """What the service said, with a hint where there is one."""
-
-    def __init__(self, text: str, exit_code: int = exit_codes.SERVICE_ERROR) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
-
-
-def in_words(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
-    """A status as a person reads it."""
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return ServiceError(
-            f"can't reach Ottoscaler at {address}. Is it running? `make serve` starts it; "
-            f"--address or OTTO_ADDRESS names another one. ({details})",
-            exit_codes.UNREACHABLE,
-        )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ServiceError(f"Ottoscaler at {address} did not answer in time", exit_codes.UNREACHABLE)
-    usage = code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
-    return ServiceError(f"{code.name}: {details}", exit_codes.USAGE if usage else exit_codes.SERVICE_ERROR)
-
-
-def broken(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the connection broke, so that the same can be asked again.
-
-    A backend that is killed behind a proxy shows as INTERNAL with RST_STREAM.
-    """
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return True
-    return error.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN} and any(
-        word in (error.details() or "") for word in ("RST_STREAM", "Stream removed", "GOAWAY")
-    )
 
 
 class Client:
     """The three services at one address. Made by `connect`."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, notice: Callable[[str], None]) -> None:
-        self.address = address
+    def __init__(self, channel: grpc.aio.Channel, contact: Contact) -> None:
+        self.address = contact.address
+        self.contact = contact
         self.pipelines = PipelineServiceStub(channel)
         self.workers = OttoscalerServiceStub(channel)
         self.logs = LogStreamingServiceStub(channel)
-        self._notice = notice
 
     async def call(self, work: Awaitable[T]) -> T:
         """Awaits a unary call; raises ServiceError."""
@@ -83,54 +52,69 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise in_words(error, self.address) from None
 
-    async def run(self, request: PipelineRequest) -> AsyncIterator[PipelineProgress]:
-        """Starts a run and yields its progress to the final message, across breaks. Raises ServiceError."""
-        seen = 0
-        try:
-            async for message in self.pipelines.ExecutePipeline(request):
-                seen = message.sequence
-                yield message
-                if final(message):
-                    return
-        except grpc.aio.AioRpcError as error:
-            if not broken(error) or not seen:
-                raise in_words(error, self.address) from None
-        async for message in self.watch(request.pipeline_id, seen):
+    async def run(self, request: PipelineRequest) -> AsyncGenerator[PipelineProgress]:
+        """Starts a run and yields its progress to the final message, across breaks; never starts it twice. Raises ServiceError."""
+        marked = PipelineRequest()
+        marked.CopyFrom(request)
+        marked.metadata[SUBMISSION] = secrets.token_hex(8)
+        seen = tries = 0
+        stored = False
+
+        def attach() -> Any:
+            nonlocal tries
+            if stored:
+                return self.pipelines.WatchPipeline(WatchPipelineRequest(pipeline_id=marked.pipeline_id, after_sequence=seen))
+            tries += 1
+            return self.pipelines.ExecutePipeline(marked)
+
+        async def settle(error: grpc.aio.AioRpcError) -> bool:
+            """An earlier try may have been stored although its answer never came."""
+            nonlocal stored
+            if stored or tries < 2 or error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                return False
+            found = await self.contact.ask(
+                lambda: self.pipelines.GetPipeline(GetPipelineRequest(pipeline_id=marked.pipeline_id), timeout=UNARY_SECONDS)
+            )
+            stored = found.request.metadata.get(SUBMISSION) == marked.metadata[SUBMISSION]
+            return stored
+
+        async for message in self.contact.lasting(attach, final, settle=settle):
+            seen, stored = message.sequence, True
             yield message
 
-    async def watch(self, pipeline_id: str, after: int = 0) -> AsyncIterator[PipelineProgress]:
+    async def watch(self, pipeline_id: str, after: int = 0) -> AsyncGenerator[PipelineProgress]:
         """Yields a run's progress after a sequence to its final message, across breaks. Raises ServiceError."""
         seen = after
 
-        def attach() -> AsyncIterator[PipelineProgress]:
-            return aiter(self.pipelines.WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id, after_sequence=seen)))
+        def attach() -> Any:
+            return self.pipelines.WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id, after_sequence=seen))
 
-        async for message in self._lasting(attach, final):
+        async for message in self.contact.lasting(attach, final):
             seen = message.sequence
             yield message
 
     async def tail(self, target: BuildIdentifier | WorkerIdentifier) -> AsyncIterator[LogBatch]:
-        """Yields the selected log lines in batches, across breaks where the selection counts one sequence. Raises ServiceError."""
-        resumable = isinstance(target, BuildIdentifier) or bool(target.worker_id)
+        """Yields the selected log lines in batches, across breaks, none lost and none twice. Raises ServiceError.
 
-        def attach() -> AsyncIterator[LogBatch]:
+        `target` is changed while it goes on: its selection is what is still to come.
+        """
+        known = None if isinstance(target, BuildIdentifier) or target.worker_id else _Merged()
+
+        def attach() -> Any:
             request = TailLogsRequest()
             (request.build if isinstance(target, BuildIdentifier) else request.worker).CopyFrom(target)  # type: ignore[arg-type]  # same kind as checked
-            return aiter(self.logs.TailLogs(request))
+            return self.logs.TailLogs(request)
 
-        if not resumable:
-            try:
-                async for batch in attach():
-                    yield batch
-            except grpc.aio.AioRpcError as error:
-                raise in_words(error, self.address) from None
-            return
         more = True
         while more:
             more = False
-            async for batch in self._lasting(attach, lambda _: False, ends_with_ok=True):
+            batches: AsyncIterator[LogBatch] = self.contact.lasting(attach, _never, ends_with_ok=True)
+            async for batch in batches:
+                if known is not None:
+                    known.keep_new(batch, target)
                 for sequence in [*(entry.sequence for entry in batch.entries), *(entry.sequence for entry in batch.build_entries)]:
-                    target.selection.after_sequence = max(target.selection.after_sequence, sequence)
+                    if known is None:
+                        target.selection.after_sequence = max(target.selection.after_sequence, sequence)
                     more = not target.selection.no_follow
                 target.selection.tail_lines = 0
                 yield batch
@@ -138,32 +122,66 @@ class Client:
                 # A service that stops ends its streams with OK as well: only one that has nothing more to say has said all.
                 await asyncio.sleep(STOPPING_SECONDS)
 
-    async def _lasting(
-        self, attach: Callable[[], AsyncIterator[T]], is_last: Callable[[T], bool], *, ends_with_ok: bool = False
-    ) -> AsyncIterator[T]:
-        """Attaches again and again until the last message; says so when a connection breaks."""
-        loop = asyncio.get_running_loop()
-        last_heard, delay, told = loop.time(), 0.1, False
-        while True:
-            try:
-                async for message in attach():
-                    if told:
-                        self._notice("connected again")
-                        told = False
-                    last_heard, delay = loop.time(), 0.1
-                    yield message
-                    if is_last(message):
-                        return
-                if ends_with_ok:
-                    return
-            except grpc.aio.AioRpcError as error:
-                if not broken(error) or loop.time() - last_heard > GIVE_UP_SECONDS:
-                    raise in_words(error, self.address) from None
-                if not told:
-                    self._notice(f"lost the connection to {self.address}; the pipeline goes on, trying again")
-                    told = True
-            await asyncio.sleep(random.uniform(delay / 2, delay))
-            delay = min(delay * 2, 2.0)
+    async def watch_workers(self, request: WatchWorkersRequest) -> AsyncIterator[WorkerEvent]:
+        """Yields the matching workers, then every change, for ever, across breaks: after one only what has changed meanwhile."""
+        known: dict[str, WorkerPodStatus] = {}
+        snapshot: set[str] = set()
+
+        def attach() -> Any:
+            snapshot.clear()
+            return self.workers.WatchWorkers(request)
+
+        async def settle(error: grpc.aio.AioRpcError) -> bool:
+            """One that is too slow is told to watch again."""
+            return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        synced = False
+        events: AsyncIterator[WorkerEvent] = self.contact.lasting(attach, _never, settle=settle)
+        async for event in events:
+            worker = event.worker
+            if event.type == WorkerEvent.TYPE_SYNCED:
+                for name in [name for name in known if name not in snapshot]:
+                    yield WorkerEvent(type=WorkerEvent.TYPE_DELETED, worker=known.pop(name))
+                if not synced:
+                    synced = True
+                    yield event
+                continue
+            snapshot.add(worker.pod_name)
+            if event.type == WorkerEvent.TYPE_DELETED:
+                known.pop(worker.pod_name, None)
+            elif known.get(worker.pod_name) == worker:
+                continue
+            else:
+                before = known.get(worker.pod_name)
+                known[worker.pod_name] = worker
+                if before is not None and before.uid == worker.uid:
+                    event = WorkerEvent(type=WorkerEvent.TYPE_MODIFIED, worker=worker)  # noqa: PLW2901  news, seen from here
+            yield event
+
+
+class _Merged:
+    """What came of each of a task's workers: their sequences count per worker, so that a new stream replays what is known."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._began = False
+
+    def keep_new(self, batch: LogBatch, target: WorkerIdentifier | BuildIdentifier) -> None:
+        """Leaves in a batch what has not come before, and has the next stream begin where the first one did."""
+        fresh: list[LogEntry] = [entry for entry in batch.entries if entry.sequence > self._last.get(entry.worker_id, 0)]
+        for entry in fresh:
+            self._last[entry.worker_id] = entry.sequence
+        if batch.entries and not self._began:
+            self._began = True
+            if target.selection.tail_lines:
+                target.selection.since_time.FromJsonString(batch.entries[0].timestamp)
+        if len(fresh) < len(batch.entries):
+            del batch.entries[:]
+            batch.entries.extend(fresh)
+
+
+def _never(_: object) -> bool:
+    return False
 
 
 def final(message: PipelineProgress) -> bool:
@@ -172,15 +190,18 @@ def final(message: PipelineProgress) -> bool:
 
 
 @asynccontextmanager
-async def connect(address: str, notice: Callable[[str], None]) -> AsyncIterator[Client]:
-    """A client of the services at `address` (host:port). Nothing is dialled before the first call. `notice` hears of breaks."""
+async def connect(address: str, tell: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> AsyncIterator[Client]:
+    """A client of the services at `address` (host:port). Nothing is dialled before the first call. `tell` hears of breaks."""
     options = [
         ("grpc.max_receive_message_length", 8 * 1024 * 1024),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
+        # Without this gRPC's core waits a minute for the answer to a ping, whatever the keepalive timeout says.
+        ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
         ("grpc.enable_http_proxy", 0),
     ]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        yield Client(channel, address, notice)
+        yield Client(channel, Contact(address, tell, patience))

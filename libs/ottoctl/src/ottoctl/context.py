@@ -22,6 +22,8 @@ class Shared:
 
     address: str = DEFAULT_ADDRESS
     output: Output = Output.TABLE
+    patience: float | None = None
+    """Seconds that a lost connection is tried again; None: the default."""
 
 
 def shared(context: typer.Context) -> Shared:
@@ -43,8 +45,9 @@ def notice(text: str) -> None:
 def run(context: typer.Context, work: Callable[[Any], Awaitable[int]], tell: Callable[[str], None] = notice) -> None:
     """Runs `work(client)` and ends ottoctl with the exit code it returns. Ctrl-C cancels it; a second one ends at once."""
     from ottoctl.client import connect
+    from ottoctl.contact import PATIENCE_SECONDS
 
-    address = shared(context).address
+    address, patience = shared(context).address, shared(context).patience
 
     async def connected() -> int:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -57,7 +60,7 @@ def run(context: typer.Context, work: Callable[[Any], Awaitable[int]], tell: Cal
 
         loop.add_signal_handler(signal.SIGINT, interrupted)
         loop.add_signal_handler(signal.SIGTERM, interrupted)
-        async with connect(address, tell) as client:
+        async with connect(address, tell, PATIENCE_SECONDS if patience is None else patience) as client:
             return await work(client)
 
     try:

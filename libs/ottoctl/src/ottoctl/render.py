@@ -4,12 +4,12 @@ import enum
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from typing import TYPE_CHECKING, Any
 
 from ottoctl.terminal import harmless
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 class Output(enum.StrEnum):
@@ -20,8 +20,10 @@ class Output(enum.StrEnum):
     YAML = "yaml"
 
 
-def as_data(message: Message) -> Any:
+def as_data(message: "Message") -> Any:
     """A message with the field names of the contract; zero values of scalars are there too."""
+    from google.protobuf.json_format import MessageToDict  # a shell that completes need not wait for it
+
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 

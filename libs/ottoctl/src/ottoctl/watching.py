@@ -4,21 +4,28 @@ from __future__ import annotations  # the live view is imported on terminals onl
 
 import asyncio
 import contextlib
+import functools
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
 from ottoctl import exit_codes
-from ottoctl.client import Client, ServiceError
+from ottoctl.client import UNARY_SECONDS, Client
+from ottoctl.context import notice
+from ottoctl.failures import Facts, facts_of, remedy, what
 from ottoctl.progress import Run, Stage, cause_word, duration, status_word
 from ottoctl.terminal import harmless
-
-if TYPE_CHECKING:
-    from ottoctl.live import LiveView
+from ottoctl.words import LostError, ServiceError
 from ottoscaler.v1.log_pb2 import BuildIdentifier, BuildLogKind, LogSelection, WorkerIdentifier
+from ottoscaler.v1.ottoscaler_service_pb2 import WorkerStatusRequest
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress
 from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest
 from ottoscaler.v1.stage_pb2 import StageStatus
+from ottoscaler.v1.worker_pb2 import FailureCause
+
+if TYPE_CHECKING:
+    from ottoctl.live import LiveView
 
 FAILING_LINES = 20
 LOGS_LATE_SECONDS = 5.0
@@ -89,10 +96,58 @@ class TerminalView:
             self.live.say(text)
 
 
+def is_dumb() -> bool:
+    """Whether standard output can show no live view: a pipe, a file, or a terminal that can't move its cursor."""
+    return not sys.stdout.isatty() or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
+
+
+async def show(client: Client, pipeline_id: str, messages: AsyncGenerator[PipelineProgress], *, logs: bool) -> int:
+    """Shows a run to its end and why it failed; returns the exit code. Left early, it says how to come back. Raises ServiceError."""
+    run = Run(pipeline_id)
+    name = quoted(pipeline_id)
+    async with contextlib.aclosing(messages):
+        first = await anext(messages)
+        try:
+            if is_dumb():
+                code = await follow(client, run, first, messages, PlainView(run, logs=logs))
+            else:
+                code = await _show_live(client, run, first, messages)
+        except asyncio.CancelledError:
+            if run.final is None:
+                notice(f"left; it goes on. Watch it: ottoctl pipeline watch {name}   Cancel it: ottoctl pipeline cancel {name}")
+            raise
+        except LostError:
+            notice(f"come back with: ottoctl pipeline watch {name}")
+            raise
+    for text in await explain(client, run):
+        print(text)
+    print(result(run))
+    return code
+
+
+async def _show_live(client: Client, run: Run, first: PipelineProgress, messages: AsyncIterator[PipelineProgress]) -> int:
+    from rich.console import Console
+
+    from ottoctl.live import LiveView
+
+    print(f"Pipeline {harmless(run.pipeline_id)}")
+    view = TerminalView()
+    beside = client.contact.tell
+    with LiveView(run, Console(highlight=False)) as live:
+        view.live = live
+        # What is written beside the picture would end up in the middle of it.
+        client.contact.tell = view.say
+        try:
+            return await follow(client, run, first, messages, view)
+        finally:
+            client.contact.tell = beside
+
+
 async def follow(client: Client, run: Run, first: PipelineProgress, messages: AsyncIterator[PipelineProgress], view: View) -> int:
     """Shows a run, from its first message to its last; returns the exit code. Cancellation leaves the run as it is. Raises ServiceError."""
     with contextlib.suppress(ServiceError):
-        run.know((await client.call(client.pipelines.GetPipeline(GetPipelineRequest(pipeline_id=run.pipeline_id), timeout=30))).stages)
+        request = GetPipelineRequest(pipeline_id=run.pipeline_id)
+        run.know((await client.contact.ask(lambda: client.pipelines.GetPipeline(request, timeout=UNARY_SECONDS))).stages)
     logs = asyncio.create_task(_lines(client, run, view), name="log lines")
     try:
         _hear(run, view, first)
@@ -134,13 +189,21 @@ async def _lines(client: Client, run: Run, view: View) -> None:
 
 
 async def explain(client: Client, run: Run) -> list[str]:
-    """Why a run did not complete: each failed stage with its cause and the last lines of a worker that failed."""
+    """Why a run did not complete: what happened to each failed stage, what one can do, and the last lines of a worker that failed."""
+    failed = [stage for stage in run.stages.values() if stage.status == StageStatus.STAGE_FAILED]
+    facts: dict[str, Facts] = {}
+    if failed:
+        with contextlib.suppress(ServiceError):
+            request = GetPipelineRequest(pipeline_id=run.pipeline_id)
+            facts = facts_of(await client.contact.ask(lambda: client.pipelines.GetPipeline(request, timeout=UNARY_SECONDS)))
     told: list[str] = []
-    for stage in run.stages.values():
-        if stage.status != StageStatus.STAGE_FAILED:
-            continue
+    if run.final == StageStatus.STAGE_CANCELLED and run.error:
+        told.append(run.error)
+    for stage in failed:
         cause = cause_word(stage.cause)
+        known = facts.get(stage.stage_id, Facts())
         told.append(f"{stage.name} failed" + (f" ({cause})" if cause else "") + f": {stage.error or stage.message}")
+        told += [f"  {text}" for text in (what(cause, known), remedy(cause, known)) if text]
         worker = await failing_worker(client, stage)
         if not worker:
             continue
@@ -159,12 +222,10 @@ async def explain(client: Client, run: Run) -> list[str]:
 
 async def failing_worker(client: Client, stage: Stage) -> str:
     """The first worker of the stage's last attempt that failed by itself; the first one if that can't be told."""
-    from ottoscaler.v1.ottoscaler_service_pb2 import WorkerStatusRequest
-    from ottoscaler.v1.worker_pb2 import FailureCause
-
     for name in stage.workers if len(stage.workers) > 1 else ():
+        ask = functools.partial(client.workers.GetWorkerStatus, WorkerStatusRequest(worker_pod_name=name), timeout=UNARY_SECONDS)
         with contextlib.suppress(ServiceError):
-            answer = await client.call(client.workers.GetWorkerStatus(WorkerStatusRequest(worker_pod_name=name), timeout=30))
+            answer = await client.contact.ask(ask)
             for worker in answer.workers:
                 if worker.status == "failed" and worker.failure_cause != FailureCause.FAILURE_CAUSE_CANCELLED:
                     return name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottoctl import exit_codes
+from ottoctl.completion import one_of, pipeline_ids, stage_ids, task_ids, worker_names
 from ottoctl.context import OutputOption, chosen, run
 from ottoctl.render import Output, as_data
 
@@ -31,17 +32,20 @@ def moment(text: str) -> datetime:
 
 def logs(
     context: typer.Context,
-    worker: Annotated[str, typer.Argument(help="The worker.")] = "",
-    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="All lines of this pipeline.")] = "",
-    stage: Annotated[str, typer.Option(help="Only this stage of the pipeline.")] = "",
+    worker: Annotated[str, typer.Argument(help="The worker.", autocompletion=worker_names)] = "",
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="All lines of this pipeline.", autocompletion=pipeline_ids)] = "",
+    stage: Annotated[str, typer.Option(help="Only this stage of the pipeline.", autocompletion=stage_ids)] = "",
     attempt: Annotated[int, typer.Option(help="Only this attempt of the stage; 0: all.")] = 0,
-    task: Annotated[str, typer.Option(help="All workers of this task.")] = "",
+    task: Annotated[str, typer.Option(help="All workers of this task.", autocompletion=task_ids)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
     since: Annotated[str, typer.Option(help="Only lines after: 5m, 2h, or a time like 2026-01-31T12:00:00Z.")] = "",
     until: Annotated[str, typer.Option(help="Only lines before: as --since.")] = "",
     tail: Annotated[int, typer.Option(min=0, help="Only the last so many lines of what is stored; 0: all.")] = 0,
-    level: Annotated[list[str] | None, typer.Option(help="Only INFO, WARN, ERROR or DEBUG; may be repeated.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="Only stdout or stderr.")] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(help="Only INFO, WARN, ERROR or DEBUG; may be repeated.", autocompletion=one_of("info", "warn", "error", "debug")),
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only stdout or stderr.", autocompletion=one_of("stdout", "stderr"))] = None,
     grep: Annotated[
         list[str] | None, typer.Option(help="Only lines that hold this text, in any case; may be repeated: any of them.")
     ] = None,

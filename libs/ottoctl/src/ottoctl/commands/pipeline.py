@@ -1,9 +1,9 @@
 """`ottoctl pipeline …`: run, watch, list, get, cancel, approve, reject, validate."""
 
+import contextlib
 import os
 import secrets
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ottoctl import exit_codes
+from ottoctl.completion import one_of, pipeline_ids, running_ids, waiting_stages
 from ottoctl.context import OutputOption, chosen, notice, run
+from ottoctl.examples import examples
 from ottoctl.render import Output, as_data, dump, table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from ottoctl.client import Client
-    from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
+    from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 
-app = typer.Typer(no_args_is_help=True, help="Run pipelines and see how they stand.")
-Id = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.")]
+app = typer.Typer(no_args_is_help=True, help="Run pipelines and see how they stand.", epilog=examples("pipeline"))
+Id = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.", autocompletion=pipeline_ids)]
+Running = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.", autocompletion=running_ids)]
 Logs = Annotated[bool, typer.Option("--logs/--no-logs", help="In a pipe: print log lines too.")]
 
 
-@app.command("run", epilog="Examples: ottoctl pipeline run ci.yaml --repo . --sha HEAD   |   ottoctl pipeline run --type full")
+@app.command("run", epilog=examples("pipeline run"))
 def run_pipeline(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="A pipeline file.")] = None,
-    kind: Annotated[str, typer.Option("--type", help="Instead of a file: simple, full or parallel.")] = "",
+    kind: Annotated[
+        str,
+        typer.Option("--type", help="Instead of a file: simple, full or parallel.", autocompletion=one_of("simple", "full", "parallel")),
+    ] = "",
     repo: Annotated[str, typer.Option(help="The Git repository that is checked out first: a URL or a directory.")] = "",
     sha: Annotated[str, typer.Option(help="The commit, branch or tag.")] = "",
     identity: Annotated[str, typer.Option("--id", help="The run's id; default: the file's name, the time and a random part.")] = "",
@@ -43,7 +47,10 @@ def run_pipeline(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and leave.")] = False,
-    on_disconnect: Annotated[str, typer.Option(help="When ottoctl ends or is cut off: `detach` (it goes on) or `cancel`.")] = "detach",
+    on_disconnect: Annotated[
+        str,
+        typer.Option(help="When ottoctl ends or is cut off: `detach` (it goes on) or `cancel`.", autocompletion=one_of("detach", "cancel")),
+    ] = "detach",
     logs: Logs = True,
 ) -> None:
     """Run a pipeline and show it until it has ended. Ctrl-C leaves it running."""
@@ -108,51 +115,19 @@ def set_config(request: "PipelineRequest", text: str) -> None:
 
 
 async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, logs: bool) -> int:
+    from ottoctl.watching import quoted, show
+
     messages = client.run(request)
     if detach:
-        await anext(messages)
+        async with contextlib.aclosing(messages):
+            await anext(messages)
         print(request.pipeline_id, flush=True)
-        notice(f"watch it with: ottoctl pipeline watch {request.pipeline_id}")
+        notice(f"watch it with: ottoctl pipeline watch {quoted(request.pipeline_id)}")
         return exit_codes.COMPLETED
     return await show(client, request.pipeline_id, messages, logs=logs)
 
 
-async def show(client: "Client", pipeline_id: str, messages: "AsyncIterator[PipelineProgress]", *, logs: bool) -> int:
-    """Shows a run until it has ended; returns the exit code."""
-    import asyncio
-
-    from ottoctl import watching
-    from ottoctl.progress import Run
-    from ottoctl.terminal import harmless
-
-    run_ = Run(pipeline_id)
-    terminal = sys.stdout.isatty()
-    first = await anext(messages)
-    try:
-        if terminal:
-            from rich.console import Console
-
-            from ottoctl.live import LiveView
-
-            print(f"Pipeline {harmless(pipeline_id)}")
-            view = watching.TerminalView()
-            with LiveView(run_, Console(highlight=False)) as live:
-                view.live = live
-                code = await watching.follow(client, run_, first, messages, view)
-        else:
-            code = await watching.follow(client, run_, first, messages, watching.PlainView(run_, logs=logs))
-    except asyncio.CancelledError:
-        if run_.final is None:
-            name = watching.quoted(pipeline_id)
-            notice(f"left; it goes on. Watch it: ottoctl pipeline watch {name}   Cancel it: ottoctl pipeline cancel {name}")
-        raise
-    for text in await watching.explain(client, run_):
-        print(text)
-    print(watching.result(run_))
-    return code
-
-
-@app.command("watch")
+@app.command("watch", epilog=examples("pipeline watch"))
 def watch(
     context: typer.Context,
     identity: Id,
@@ -160,16 +135,20 @@ def watch(
     logs: Logs = False,
 ) -> None:
     """Show a run from its start until it has ended."""
+    from ottoctl.watching import show
+
     run(context, lambda client: show(client, identity, client.watch(identity, after), logs=logs))
 
 
 STATES = ("running", "completed", "failed", "cancelled")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("pipeline list"))
 def list_pipelines(
     context: typer.Context,
-    state: Annotated[list[str] | None, typer.Option(help=f"Only {', '.join(STATES)} ones; may be repeated.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help=f"Only {', '.join(STATES)} ones; may be repeated.", autocompletion=one_of(*STATES))
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     output: OutputOption = None,
 ) -> None:
@@ -212,7 +191,7 @@ def state_word(state: Any) -> str:
     return PipelineState.Name(state).removeprefix("PIPELINE_STATE_").lower()
 
 
-@app.command("get")
+@app.command("get", epilog=examples("pipeline get"))
 def get(context: typer.Context, identity: Id, output: OutputOption = None) -> None:
     """Show a run and its stages as they stand."""
     run(context, lambda client: _get(client, identity, chosen(context, output)))
@@ -243,10 +222,10 @@ async def _get(client: "Client", identity: str, output: Output) -> int:
     return exit_codes.COMPLETED
 
 
-@app.command("cancel")
+@app.command("cancel", epilog=examples("pipeline cancel"))
 def cancel(
     context: typer.Context,
-    identity: Id,
+    identity: Running,
     reason: Annotated[str, typer.Option(help="Why; kept in the run.")] = "",
     output: OutputOption = None,
 ) -> None:
@@ -269,19 +248,21 @@ def cancel(
 
 As = Annotated[str, typer.Option("--as", help="Who decides; has to be among the stage's approvers, where it names any.")]
 Comment = Annotated[str, typer.Option(help="Kept with the decision.")]
-StageId = Annotated[str, typer.Argument(metavar="STAGE", help="The stage that waits.")]
+StageId = Annotated[str, typer.Argument(metavar="STAGE", help="The stage that waits.", autocompletion=waiting_stages)]
 
 
-@app.command("approve")
+@app.command("approve", epilog=examples("pipeline approve"))
 def approve(
-    context: typer.Context, identity: Id, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None
+    context: typer.Context, identity: Running, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None
 ) -> None:
     """Approve a stage that waits for it."""
     _decide(context, identity, stage, "APPROVE", user, comment, output)
 
 
-@app.command("reject")
-def reject(context: typer.Context, identity: Id, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None) -> None:
+@app.command("reject", epilog=examples("pipeline reject"))
+def reject(
+    context: typer.Context, identity: Running, stage: StageId, user: As = "", comment: Comment = "", output: OutputOption = None
+) -> None:
     """Refuse a stage that waits for approval: it fails."""
     _decide(context, identity, stage, "REJECT", user, comment, output)
 
@@ -310,7 +291,7 @@ def _decide(context: typer.Context, identity: str, stage: str, decision: str, us
     run(context, work)
 
 
-@app.command("validate")
+@app.command("validate", epilog=examples("pipeline validate"))
 def validate(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A pipeline file.")],

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ottoctl import exit_codes
-from ottoctl.commands.pipeline import Id, Logs, show
+from ottoctl.commands.pipeline import Id, Logs
 from ottoctl.context import notice, run
-from ottoctl.terminal import harmless
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
     from ottoscaler.v1.pipeline_service_pb2 import RerunPipelineRequest
-
-EXAMPLE = "Example: ottoctl pipeline rerun web-shop-20261124-101500-3fa9c1 --failed-only"
 
 
 def rerun(
@@ -37,9 +34,11 @@ def rerun(
 
 
 async def _rerun(client: "Client", request: "RerunPipelineRequest", *, detach: bool, logs: bool) -> int:
+    from ottoctl.watching import quoted, show
+
     new_id = (await client.call(client.pipelines.RerunPipeline(request, timeout=30))).pipeline_id
     if detach:
         print(new_id, flush=True)
-        notice(f"watch it with: ottoctl pipeline watch {harmless(new_id)}")
+        notice(f"watch it with: ottoctl pipeline watch {quoted(new_id)}")
         return exit_codes.COMPLETED
     return await show(client, new_id, client.watch(new_id), logs=logs)

@@ -1,19 +1,19 @@
 """`ottoctl scale up|down` and `ottoctl status`: workers without a pipeline, and how all workers stand."""
 
-import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ottoctl import exit_codes
+from ottoctl.completion import one_of, task_ids, worker_names
 from ottoctl.context import OutputOption, chosen, run
+from ottoctl.examples import examples
 from ottoctl.render import Output, as_data, dump, table
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
 
-scale = typer.Typer(no_args_is_help=True, help="Start or stop workers of a task, without a pipeline.")
+scale = typer.Typer(no_args_is_help=True, help="Start or stop workers of a task, without a pipeline.", epilog=examples("scale"))
 
 
 def pairs(items: list[str], what: str) -> dict[str, str]:
@@ -27,7 +27,7 @@ def pairs(items: list[str], what: str) -> dict[str, str]:
     return found
 
 
-@scale.command("up", epilog="Example: ottoctl scale up nightly --count 3 -- sh -c 'echo \"$OTTO_WORKER_INDEX\"'")
+@scale.command("up", epilog=examples("scale up"))
 def up(
     context: typer.Context,
     task: Annotated[str, typer.Argument(help="The task the workers are for; repeating it starts nothing twice.")],
@@ -61,10 +61,10 @@ def up(
     run(context, lambda client: _scale(client, client.workers.ScaleUp(request, timeout=60), chosen(context, output)))
 
 
-@scale.command("down")
+@scale.command("down", epilog=examples("scale down"))
 def down(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="The task.")],
+    task: Annotated[str, typer.Argument(help="The task.", autocompletion=task_ids)],
     to: Annotated[int, typer.Option("--to", help="How many are to be left.")] = 0,
     reason: Annotated[str, typer.Option(help="Why; kept with the workers.")] = "",
     output: OutputOption = None,
@@ -92,9 +92,16 @@ async def _scale(client: "Client", call: Any, output: Output) -> int:
 
 def status(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="Only workers of this task.")] = "",
-    worker: Annotated[str, typer.Option(help="Only this worker.")] = "",
-    state: Annotated[str, typer.Option("--status", help="Only pending, running, succeeded or failed ones.")] = "",
+    task: Annotated[str, typer.Argument(help="Only workers of this task.", autocompletion=task_ids)] = "",
+    worker: Annotated[str, typer.Option(help="Only this worker.", autocompletion=worker_names)] = "",
+    state: Annotated[
+        str,
+        typer.Option(
+            "--status",
+            help="Only pending, running, succeeded or failed ones.",
+            autocompletion=one_of("pending", "running", "succeeded", "failed"),
+        ),
+    ] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and show every change.")] = False,
     output: OutputOption = None,
 ) -> None:
@@ -134,27 +141,15 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
 async def _watch(client: "Client", request: Any, state: str, output: Output) -> int:
     import json
 
-    import grpc.aio
-
-    from ottoctl.client import broken, in_words
     from ottoctl.terminal import harmless
     from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent
 
     names = {WorkerEvent.TYPE_ADDED: "added", WorkerEvent.TYPE_MODIFIED: "changed", WorkerEvent.TYPE_DELETED: "deleted"}
-    delay = 0.1
-    while True:
-        try:
-            async for event in client.workers.WatchWorkers(request):
-                delay = 0.1
-                if event.type not in names or (state and event.worker.status != state):
-                    continue
-                if output is Output.TABLE:
-                    print("\t".join(harmless(cell) for cell in [names[event.type], *_row(event.worker)]), flush=True)
-                else:
-                    print(json.dumps({"event": names[event.type], "worker": as_data(event.worker)}, ensure_ascii=False), flush=True)
-        except grpc.aio.AioRpcError as error:
-            if not broken(error) and error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise in_words(error, client.address) from None
-        print(f"ottoctl: watching {client.address} again", file=sys.stderr)
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, 2.0)
+    async for event in client.watch_workers(request):
+        if event.type not in names or (state and event.worker.status != state):
+            continue
+        if output is Output.TABLE:
+            print("\t".join(harmless(cell) for cell in [names[event.type], *_row(event.worker)]), flush=True)
+        else:
+            print(json.dumps({"event": names[event.type], "worker": as_data(event.worker)}, ensure_ascii=False), flush=True)
+    return exit_codes.COMPLETED

@@ -1,0 +1,122 @@
+"""Streams that outlast their connection: attached to again after a break, said to the user, with a limit on patience."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from ottoctl.words import LostError, broken, in_words, never_sent, short
+
+PATIENCE_SECONDS = 120.0
+"""How long ottoctl tries to reach a service that it has lost, unless told otherwise: long enough for a restart or a change of network."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+STEADY_SECONDS = 5.0
+"""A stream that was open this long has worked, even if nothing was said on it: the next pause is a short one again."""
+T = TypeVar("T")
+
+
+class Contact:
+    """The contact with one address. Several streams share it, so that a break is told once, and its end once."""
+
+    def __init__(self, address: str, tell: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> None:
+        """`tell` hears of breaks; `patience` is how many seconds without contact a stream is tried again."""
+        self.address = address
+        self.tell = tell
+        self.patience = patience
+        self._lost: set[object] = set()
+
+    async def lasting(
+        self,
+        attach: Callable[[], Any],
+        is_last: Callable[[T], bool],
+        *,
+        ends_with_ok: bool = False,
+        settle: Callable[[grpc.aio.AioRpcError], Awaitable[bool]] | None = None,
+    ) -> AsyncIterator[T]:
+        """Yields the messages of the stream that `attach` opens, opened again after each break: until `is_last`, or with `ends_with_ok`
+        until it ends with OK.
+
+        `settle` is asked about every error first: True means that the next `attach` goes on from there. Raises ServiceError for an error
+        that is no break, at once if there never was any contact, and LostError when patience is over. A break needs one failed call to
+        show; a connection that merely stalls shows after the keepalive times of `client.connect`.
+        """
+        loop = asyncio.get_running_loop()
+        line = object()
+        lost_at: float | None = None
+        known, delay = False, FIRST_PAUSE
+        try:
+            while True:
+                began = loop.time()
+                call = attach()
+                try:
+                    await call.initial_metadata()
+                    if not call.done():
+                        known, lost_at = True, None
+                        self._made(line)
+                    async for message in call:
+                        known, lost_at, delay = True, None, FIRST_PAUSE
+                        self._made(line)
+                        yield message
+                        if is_last(message):
+                            return
+                    if ends_with_ok:
+                        return
+                    why = "it is stopping"
+                except grpc.aio.AioRpcError as error:
+                    if settle is not None and await settle(error):
+                        known = True
+                        await asyncio.sleep(FIRST_PAUSE)
+                        continue
+                    if not broken(error) or (not known and never_sent(error)):
+                        raise in_words(error, self.address) from None
+                    known, why = True, short(error)
+                finally:
+                    call.cancel()
+                now = loop.time()
+                lost_at = now if lost_at is None else lost_at
+                left = lost_at + self.patience - now
+                if left <= 0:
+                    raise LostError(self.address, self.patience, why)
+                self._break(line, why)
+                delay = FIRST_PAUSE if now - began > STEADY_SECONDS else delay
+                await asyncio.sleep(min(left, random.uniform(delay / 2, delay)))
+                delay = min(delay * 2, LONGEST_PAUSE)
+        finally:
+            self._lost.discard(line)
+
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a harmless question, asked again after breaks. Raises ServiceError, and LostError when patience is over."""
+        loop = asyncio.get_running_loop()
+        line = object()
+        gives_up_at, delay = loop.time() + self.patience, FIRST_PAUSE
+        try:
+            while True:
+                try:
+                    answer = await call()
+                except grpc.aio.AioRpcError as error:
+                    if not broken(error) and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise in_words(error, self.address) from None
+                    if loop.time() >= gives_up_at:
+                        raise LostError(self.address, self.patience, short(error)) from None
+                    self._break(line, short(error))
+                else:
+                    self._made(line)
+                    return answer
+                await asyncio.sleep(random.uniform(delay / 2, delay))
+                delay = min(delay * 2, LONGEST_PAUSE)
+        finally:
+            self._lost.discard(line)
+
+    def _break(self, line: object, why: str) -> None:
+        if not self._lost:
+            self.tell(f"lost the connection to {self.address} ({why}); what runs goes on; trying again for {self.patience:g} s")
+        self._lost.add(line)
+
+    def _made(self, line: object) -> None:
+        if line in self._lost:
+            self._lost.discard(line)
+            if not self._lost:
+                self.tell("connected again")

@@ -1,0 +1,91 @@
+"""The live view at any size: nothing is wider or higher than the terminal, and what matters is visible."""
+
+import io
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from ottoctl.live import LiveView, chosen
+from ottoctl.progress import Run, Stage
+from ottoscaler.v1.stage_pb2 import StageStatus
+
+COMPLETED, RUNNING, FAILED, PENDING = (
+    StageStatus.STAGE_COMPLETED,
+    StageStatus.STAGE_RUNNING,
+    StageStatus.STAGE_FAILED,
+    StageStatus.STAGE_PENDING,
+)
+NAMES = ["우분투 컨테이너 준비 🚀", "a-name-that-is-much-longer-than-any-column-will-ever-be-on-a-small-terminal", "👩‍👩‍👧 family", "plain"]
+
+
+def drawn(run: Run, width: int, height: int, **options: object) -> list[str]:
+    """The picture's lines on a terminal of that size."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None, legacy_windows=False, **options)  # type: ignore[arg-type]  # rich's own options
+    console.print(LiveView(run, console).picture())
+    return out.getvalue().rstrip("\n").split("\n")
+
+
+def run_of(count: int) -> Run:
+    run = Run("p", started=1000.0, ended=1065.0, percentage=40)
+    for n in range(count):
+        name = f"{NAMES[n % len(NAMES)]} {n:02d}" if n % len(NAMES) != 1 else f"{n:02d} {NAMES[1]}"
+        status = COMPLETED if n < count // 2 else PENDING
+        stage = Stage(str(n), name, status=status, started=1000.0, ended=1005.0, last_line="이 줄은 아주 길다 " * 20)
+        run.stages[str(n)] = stage
+    return run
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 24), (40, 10), (20, 8), (200, 60), (66, 24), (65, 24)], ids=str)
+@pytest.mark.parametrize("count", [1, 4, 35], ids=lambda n: f"{n} stages")
+def test_the_picture_fits_the_terminal(size: tuple[int, int], count: int) -> None:
+    """With Korean, emoji and long names no line is wider than the terminal, and the whole is lower than it."""
+    lines = drawn(run_of(count), *size)
+    assert [line for line in lines if cell_len(line) > size[0]] == []
+    assert len(lines) < size[1]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12)], ids=str)
+def test_what_failed_and_what_runs_is_visible_among_many(size: tuple[int, int]) -> None:
+    """Of 35 stages the failed and running ones are shown wherever they stand, and the rest is counted."""
+    run = run_of(35)
+    for n, status in ((3, FAILED), (17, RUNNING), (34, RUNNING)):
+        run.stages[str(n)].status = status
+        run.stages[str(n)].name = f"important {n}"
+    text = "\n".join(drawn(run, *size))
+    for symbol, n in (("✘", 3), ("▶", 17), ("▶", 34)):
+        assert re.search(rf"{symbol} +important {n}\b", text), text
+    hidden = re.search(r"… (\d+) more: (.*)", text)
+    assert hidden is not None
+    assert "completed" in hidden[2]
+    shown = sum(line[:1] in "·▶✔✘" for line in text.split("\n"))
+    assert shown + int(hidden[1]) == 35
+
+
+def test_a_narrow_terminal_keeps_names_and_times() -> None:
+    """At 40 columns there is the state's symbol, the name, the time and how far it is."""
+    text = "\n".join(drawn(run_of(4), 40, 24))
+    assert "✔ 우분투 컨테이너 준비 🚀 00" in text
+    assert "5.0s" in text
+    assert "40%  2 of 4 stages  1m05s" in text
+
+
+def test_the_order_of_stages_is_kept() -> None:
+    """Hiding some does not move others about; the next to start and the last that ended stay."""
+    stages = list(run_of(10).stages.values())
+    shown, hidden = chosen(stages, 7)
+    assert [s.stage_id for s in shown] == ["4", "5", "6", "7", "8", "9"]
+    assert [s.stage_id for s in hidden] == ["0", "1", "2", "3"]
+
+
+def test_no_color_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR no colour is written, and states still differ by their symbols."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    console = Console(file=out, width=80, height=24, force_terminal=True, color_system="truecolor")
+    console.print(LiveView(run_of(4), console).picture())
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38;)[0-9;]*m", out.getvalue())
+    assert "✔" in out.getvalue()
+    assert "·" in out.getvalue()

@@ -1,0 +1,151 @@
+"""The end of `pipeline run` explains real failures: what happened, what one can do, the failing worker's last lines."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Standalone, ottoctl
+
+FAILURES = """
+metadata: {otto.fail_fast: "false"}
+stages:
+  - name: memory
+    commands: "echo filling; exec %s -c 'x = bytearray(300_000_000); import time; time.sleep(60)'"
+    config: {otto.memory: 100Mi}
+  - {name: slow, commands: "echo waiting; sleep 60", timeout: 1}
+  - {name: code, commands: "echo before; exit 7"}
+  - {name: missing, commands: "no-such-program-at-all"}
+  - {name: signal, commands: "echo about to die; kill -SEGV $$"}
+  - {name: go, type: approval, timeout: 1}
+"""
+
+
+@pytest.mark.slow
+async def test_real_failures_are_explained(standalone: Standalone, tmp_path: Path) -> None:
+    """Out of memory, too slow, an exit code, no such program, a signal, nobody approved: cause, limit, remedy and last line of each."""
+    (tmp_path / "f.yaml").write_text(FAILURES % sys.executable)
+    code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "f.yaml"), "--id", "f", "--no-logs")
+    assert code == 1, output
+    parts = {part.split(" ", 1)[0]: part for part in _explanations(output)}
+    for name, cause, said, done, line in (
+        ("memory", "OOM_KILLED", "killed at 100Mi", "raise otto.memory (now 100Mi)", "  | filling"),
+        ("slow", "TIMEOUT", "stopped after 1 s", "raise the stage's timeout", "  | waiting"),
+        ("code", "EXIT_CODE", "exit code 7", "its last lines say why", "  | before"),
+        ("missing", "EXIT_CODE", "a program was not found", "PATH", "no-such-program-at-all"),
+        ("signal", "EXIT_CODE", "killed by SIGSEGV", "its last lines say why", "  | about to die"),
+        ("go", "TIMEOUT", "nobody decided within 1 s", "ottoctl pipeline approve", ""),
+    ):
+        assert f"({cause})" in parts[name], parts[name]
+        for words in (said, done, line):
+            assert words in parts[name], (words, parts[name])
+
+
+def _explanations(output: str) -> list[str]:
+    """The explanation of each stage."""
+    found: list[str] = []
+    for line in output.splitlines():
+        if " failed (" in line and not line[:2].isdigit():
+            found.append(line)
+        elif found and line.startswith("  "):
+            found[-1] += "\n" + line
+    return found
+
+
+@pytest.mark.slow
+async def test_a_rejection_and_a_cancellation_say_who_and_why(standalone: Standalone, tmp_path: Path) -> None:
+    """Who refused an approval, or stopped a run, stands at the end with their words."""
+    (tmp_path / "a.yaml").write_text("- {name: go, type: approval}")
+    for verb, words in (("reject", "rejected by kim: not on Fridays"), ("cancel", "no longer needed")):
+        running = asyncio.create_task(ottoctl(standalone, "pipeline", "run", str(tmp_path / "a.yaml"), "--id", verb), name=verb)
+        async with asyncio.timeout(30):
+            while "waits for approval" not in (await ottoctl(standalone, "pipeline", "list", "--state", "running"))[1]:
+                await asyncio.sleep(0.1)
+        if verb == "reject":
+            await ottoctl(standalone, "pipeline", "reject", verb, "go", "--as", "kim", "--comment", "not on Fridays")
+        else:
+            await ottoctl(standalone, "pipeline", "cancel", verb, "--reason", "no longer needed")
+        code, output = await running
+        assert code == (1 if verb == "reject" else 3), output
+        end = output[output.rindex("pipeline: ") :].split("\n", 1)[1]
+        assert words in end, output
+        assert verb != "reject" or "run it again" in end
+
+
+@pytest.mark.slow
+async def test_status_says_why_workers_wait(tmp_path: Path) -> None:
+    """Under a cap of 1 the second worker is pending, and `status` says what it waits for."""
+    instance = Standalone(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="1")
+    await instance.start()
+    try:
+        for task in ("first", "second"):
+            await ottoctl(instance, "scale", "up", task, "--queue", "--", "sleep", "300")
+        _, output = await ottoctl(instance, "status", "--status", "pending", "-o", "json")
+        (worker,) = json.loads(output)["workers"]
+        assert worker["task_id"] == "second"
+        _, table = await ottoctl(instance, "status")
+        row = next(line for line in table.splitlines() if "\tsecond\t" in line)
+        assert row.endswith("\t" + worker["pending_reason"])
+        assert "room" in row or "capacity" in row, row
+    finally:
+        for task in ("first", "second"):
+            await ottoctl(instance, "scale", "down", task)
+        await instance.stop()
+
+
+class Terminal:
+    """ottoctl on a pseudo-terminal of 80 by 24."""
+
+    def __init__(self) -> None:
+        self.shown = ""
+
+    async def run(self, standalone: Standalone, *arguments: str, until: str, term: str = "xterm") -> int:
+        """Runs it; sends Ctrl-C once `until` is shown, and returns the exit code."""
+        controller, terminal = pty.openpty()
+        os.set_blocking(controller, False)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ottoctl", *arguments,
+            env={**os.environ, "OTTO_ADDRESS": standalone.address, "TERM": term, "COLUMNS": "80", "LINES": "24"},
+            stdin=terminal, stdout=terminal, stderr=terminal,
+        )  # fmt: skip
+        os.close(terminal)
+        sent = False
+        try:
+            async with asyncio.timeout(40):
+                while process.returncode is None:
+                    try:
+                        self.shown += os.read(controller, 65536).decode("utf-8", "replace")
+                    except (BlockingIOError, OSError):
+                        await asyncio.sleep(0.02)
+                    if until in self.shown and not sent:
+                        sent = True
+                        process.send_signal(signal.SIGINT)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        with contextlib.suppress(BlockingIOError, OSError):
+            self.shown += os.read(controller, 65536).decode("utf-8", "replace")
+        os.close(controller)
+        return process.returncode or 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+async def test_ctrl_c_leaves_the_pipeline_running(standalone: Standalone, tmp_path: Path, term: str) -> None:
+    """On a terminal Ctrl-C ends ottoctl with 130 and says how to come back; the pipeline runs on. A dumb terminal gets plain lines."""
+    (tmp_path / "long.yaml").write_text("- {name: long, commands: 'echo it runs; sleep 300'}")
+    terminal = Terminal()
+    code = await terminal.run(standalone, "pipeline", "run", str(tmp_path / "long.yaml"), "--id", "l", until="it runs", term=term)
+    assert code == 130, terminal.shown
+    assert "left; it goes on. Watch it: ottoctl pipeline watch l" in terminal.shown
+    assert ("\x1b[" in terminal.shown) == (term == "xterm"), terminal.shown
+    _, output = await ottoctl(standalone, "pipeline", "get", "l")
+    assert output.startswith("l: running"), output
+    await ottoctl(standalone, "pipeline", "cancel", "l")
