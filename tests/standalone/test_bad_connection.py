@@ -17,6 +17,7 @@ from ottoscaler.v1.stage_pb2 import PipelineStage
 from .conftest import Standalone, ottoctl
 from .proxy import Proxy, proxy
 
+pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
 LINES = 30
 
 
@@ -43,7 +44,7 @@ class Ottoctl:
 
     async def says(self, *words: str, count: int = 1) -> None:
         """Waits until so many lines of either stream hold one of the words."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while sum(any(word in line for word in words) for line in [*self.out, *self.told]) < count:
                 if self.process.returncode is not None:
                     raise AssertionError(f"it ended with {self.process.returncode} and never said {words}: {self.out} {self.told}")
@@ -69,7 +70,7 @@ async def running(address: str, *arguments: str) -> AsyncIterator[Ottoctl]:
 
 async def ended(program: Ottoctl) -> int:
     """Its exit code."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         code = await program.process.wait()
         assert program.reading is not None
         await program.reading
@@ -180,7 +181,7 @@ async def test_a_run_whose_first_answer_is_lost_is_started_once(standalone: Stan
     (tmp_path / "once.yaml").write_text(f"- {{name: once, commands: 'echo ran >> {marks}'}}")
     bad.answering.clear()
     async with running(bad.address, "pipeline", "run", str(tmp_path / "once.yaml"), "--id", "o") as run:
-        async with standalone.channel() as channel, asyncio.timeout(40):
+        async with standalone.channel() as channel, asyncio.timeout(90):
             # Without HTTP/2's own first answers there is no connection: those may pass.
             while not bad.accepted:
                 await asyncio.sleep(0.02)
@@ -207,7 +208,7 @@ async def test_an_older_run_of_the_same_id_is_not_taken_for_ours(standalone: Sta
             pass
     bad.flowing.clear()
     async with running(bad.address, "pipeline", "run", str(tmp_path / "once.yaml"), "--id", "taken") as run:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while not bad.accepted:
                 await asyncio.sleep(0.02)
         bad.flowing.set()

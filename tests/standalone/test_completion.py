@@ -11,6 +11,7 @@ import pytest
 
 from .conftest import Standalone, ottoctl
 
+pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
 BIN = Path(sys.executable).parent
 PIPELINE = """
 id: nightly-1
@@ -52,7 +53,7 @@ async def waiting(standalone: Standalone, tmp_path: Path) -> Standalone:
     (tmp_path / "p.yaml").write_text(PIPELINE)
     assert (await ottoctl(standalone, "pipeline", "run", str(tmp_path / "p.yaml"), "--detach"))[0] == 0
     assert (await ottoctl(standalone, "scale", "up", "task-7", "--", "sleep", "300"))[0] == 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while "waits for approval: go, other" not in (await ottoctl(standalone, "pipeline", "list"))[1]:
             await asyncio.sleep(0.1)
     return standalone

@@ -13,6 +13,7 @@ import pytest
 
 from .conftest import Standalone, ottoctl
 
+pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
 FAILURES = """
 metadata: {otto.fail_fast: "false"}
 stages:
@@ -64,7 +65,7 @@ async def test_a_rejection_and_a_cancellation_say_who_and_why(standalone: Standa
     (tmp_path / "a.yaml").write_text("- {name: go, type: approval}")
     for verb, words in (("reject", "rejected by kim: not on Fridays"), ("cancel", "no longer needed")):
         running = asyncio.create_task(ottoctl(standalone, "pipeline", "run", str(tmp_path / "a.yaml"), "--id", verb), name=verb)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while "waits for approval" not in (await ottoctl(standalone, "pipeline", "list", "--state", "running"))[1]:
                 await asyncio.sleep(0.1)
         if verb == "reject":
@@ -117,7 +118,7 @@ class Terminal:
         os.close(terminal)
         sent = False
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(90):
                 while process.returncode is None:
                     try:
                         self.shown += os.read(controller, 65536).decode("utf-8", "replace")
