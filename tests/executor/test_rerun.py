@@ -179,27 +179,31 @@ async def test_a_workspace_is_deleted_once_after_the_run_that_has_it(bench: Benc
 
 async def test_the_old_run_s_time_does_not_end_a_workspace_that_was_taken_over() -> None:
     """Only the end of the run that has it counts, though the old run's time had been noted before."""
-    store, workers = MemoryStore(), Fleet()
-    old = StoredRun(Definition("p", directory="ws-1"), b"", fresh(Definition("p"), 1.0))
-    old.state.ended_at = 2.0
-    await store.create(old, ())
-    retention = Retention(store, workers.view(), Keeping(workspace=10.0), lambda: 1000.0)
-    retention.ended(Workspace(2.0, "p", "ws-1"))
-    new = StoredRun(Definition("q", directory="ws-1"), b"", fresh(Definition("q"), 3.0))
-    await store.create(new, (), takes_workspace_of="p")
+    store, workers, now = MemoryStore(), Fleet(), 10.0
+    retention = Retention(store, workers.view(), Keeping(workspace=10.0), lambda: now)
+
+    async def ended(name: str, at: float, workspace: str, takes: str = "") -> None:
+        run = StoredRun(Definition(name, directory=workspace), b"", fresh(Definition(name), at))
+        await store.create(run, (), takes_workspace_of=takes)
+        run.state.ended_at = at
+        await store.save(run, (), edge=True)
+        retention.ended(Workspace(at, name, workspace))
+
     task = asyncio.create_task(retention.run(), name="retention")
     try:
-        other = StoredRun(Definition("o", directory="ws-2"), b"", fresh(Definition("o"), 3.0))
-        other.state.ended_at = 4.0
-        await store.create(other, ())
-        retention.ended(Workspace(4.0, "o", "ws-2"))
-        await until(lambda: bool(workers.workspaces_deleted))
-        assert workers.workspaces_deleted == ["ws-2"]
-        new.state.ended_at = 5.0
-        await store.save(new, (), edge=True)
-        retention.ended(Workspace(5.0, "q", "ws-1"))
-        await until(lambda: len(workers.workspaces_deleted) == 2)
-        assert workers.workspaces_deleted == ["ws-2", "ws-1"]
+        await ended("before", 0.0, "ws-0")
+        await until(lambda: workers.workspaces_deleted == ["ws-0"])
+        await ended("old", 2.0, "ws-1")
+        await ended("other", 4.0, "ws-2")
+        await ended("new", 50.0, "ws-1", takes="old")
+        now = 20.0
+        await ended("last", 1.0, "ws-3")
+        await until(lambda: len(workers.workspaces_deleted) == 3)
+        assert workers.workspaces_deleted == ["ws-0", "ws-3", "ws-2"]
+        now = 60.0
+        await ended("bell", 55.0, "ws-4")
+        await until(lambda: len(workers.workspaces_deleted) == 4)
+        assert workers.workspaces_deleted[3] == "ws-1"
     finally:
         task.cancel()
         await asyncio.wait({task})

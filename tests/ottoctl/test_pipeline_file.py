@@ -56,6 +56,42 @@ def test_config_values_stay_as_they_are_written() -> None:
     assert (policy.max_attempts, policy.retry_delay_seconds, list(policy.retryable_failures)) == (2, 5, ["timeout", "oom"])
 
 
+@pytest.mark.parametrize("where", ["retry", "config"])
+def test_the_whole_retry_policy(where: str) -> None:
+    """Every part of it stands under `retry:` or as `retry.*` under `config`, and comes out the same."""
+    parts = {
+        "maxAttempts": "3",
+        "delaySeconds": "5",
+        "retryableFailures": '[timeout, "exit:137"]',
+        "backoffMultiplier": "2.5",
+        "maxDelaySeconds": "60",
+        "jitter": "0.2",
+    }
+    prefix = "retry." if where == "config" else ""
+    inner = ", ".join(f"{prefix}{key}: {value}" for key, value in parts.items())
+    policy = parse(f"- {{name: a, {where}: {{{inner}}}}}".encode(), "f").stages[0].retry_policy
+    assert (policy.max_attempts, policy.retry_delay_seconds, list(policy.retryable_failures)) == (3, 5, ["timeout", "exit:137"])
+    assert (policy.backoff_multiplier, policy.max_delay_seconds, policy.jitter) == (2.5, 60, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("backoffMultiplier: 0.5", "f:1:.*backoffMultiplier has to be from 1 to 100, not 0.5"),
+        ("backoffMultiplier: nan", "backoffMultiplier has to be from 1 to 100, not nan"),
+        ("jitter: lots", "jitter has to be a number, not 'lots'"),
+        ("jitter: 1.5", "jitter has to be from 0 to 1, not 1.5"),
+        ("jitter: [1]", "jitter has to be a text, not a list"),
+        ("maxDelaySeconds: 0", "maxDelaySeconds has to be from 1 to 86400, not 0"),
+        ("maxDelay: 3", "did you mean 'maxDelaySeconds'"),
+    ],
+)
+def test_wrong_parts_of_a_retry_policy(entry: str, words: str) -> None:
+    """Each is named with its line and what would be right."""
+    with pytest.raises(PipelineFileError, match=words):
+        parse(f"- {{name: a, retry: {{{entry}}}}}".encode(), "f")
+
+
 def test_a_mapping_carries_the_pipeline_s_own_fields() -> None:
     """Id, name, repository, commit and metadata stand beside the jobs."""
     request = parse(b"{id: i, name: n, repository: r, commit: c, metadata: {otto.fail_fast: true}, stages: [{name: a}]}", "f")

@@ -1,6 +1,7 @@
 """Room under the cap over a real port: who waits, why and at which place; fair between tasks; the end of the queue is told."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from otto_scaler.picture import Picture
 from otto_scaler.testing import MemoryBackend
+from otto_scaler.worker import Identity, State, Worker
 from ottoscaler.v1.ottoscaler_service_pb2 import Admission, ScaleRequest, ScaleResponse, WatchWorkersRequest, WorkerStatusRequest
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
@@ -120,3 +123,12 @@ async def test_a_full_queue_refuses_in_words_and_numbers(tmp_path: Path) -> None
         assert "INSUFFICIENT_RESOURCES" in (refused.value.details() or "")
         await next_to_run(backend)
         assert (await stub.ScaleUp(wanted("b"))).status == ScaleResponse.SUCCESS
+
+
+def test_a_waiting_worker_that_was_replaced_is_counted_once() -> None:
+    """One of the same name but another uid takes the first one's part in the count, and what ends leaves it."""
+    picture = Picture()
+    waiting = Worker(Identity("w", "t", 1, 1), "1", State.PENDING, 1, held=True)
+    for worker, count in ((waiting, 1), (replace(waiting, uid="2"), 1), (replace(waiting, uid="2", state=State.FAILED, held=False), 0)):
+        picture.put(worker)
+        assert picture.select("", "", None, 10).waiting == picture.select("t", "", None, 10).waiting == count

@@ -81,10 +81,11 @@ class OttoscalerServiceServicer:
         """Creates worker_count workers of a task and answers when the backend has accepted or refused each; it does not wait for them to run.
         Names follow from (task_id, attempt, index), so a repeated request creates nothing twice: all there already is ALREADY_PROCESSED,
         also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message. None possible: FAILED.
-        With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room.
+        With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room, which tasks get in turns.
         A caller that leaves changes nothing: what was created stays.
         Errors: INVALID_ARGUMENT names every field that is wrong; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the details) when the cap
-        on concurrent workers leaves room for none and admission is REJECT: ask again later; UNAVAILABLE while starting or stopping: repeat.
+        on concurrent workers leaves room for none and admission is REJECT, or it is QUEUE and so many wait that none can wait too: ask again later,
+        which PARTIAL_SUCCESS with a no_room_count asks for as well, as that creates nothing twice; UNAVAILABLE while starting or stopping: repeat.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME fixed by existing clients
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME fixed by existing clients
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE fixed by existing clients
