@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from otto_executor.retry import RetryPolicy as Policy
 from otto_executor.settings import Settings
 from otto_executor.stage import CHECKOUT, ExtraContainer, RunCondition, Secret, StageSpec, StageType
-from otto_executor.translate_request import Read, cancels_on_disconnect, read, stage_type
+from otto_executor.translate_request import Read, read, stage_type
 from ottoscaler.v1 import worker_pb2
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import (
@@ -227,7 +227,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         (PipelineStage(working_directory="/abs"), "working_directory", "relative"),
         (PipelineStage(resources=worker_pb2.Resources(cpu="fast")), "resources.cpu", "fast"),
         (PipelineStage(image="a\x00"), "image", "control"),
-        (PipelineStage(args=["x\0"]), "args[0]", "NUL"),
+        (PipelineStage(command=["sh"], args=["x\0"]), "args[0]", "NUL"),
         (PipelineStage(config={"OTTO_STAGE_ID": "x"}), 'config["OTTO_STAGE_ID"]', "set by Ottoscaler itself"),
         (PipelineStage(config={"a-b": "1", "a.b": "2"}), 'config["a.b"]', "becomes the variable A_B"),
         (PipelineStage(secret_env=[worker_pb2.SecretEnv(name="A", secret="..", key="k")]), "secret_env[0]", "no secret name"),
@@ -288,13 +288,6 @@ def test_what_is_not_acted_on_yet_is_a_warning() -> None:
     assert got.problems == ()
     assert got.definition.warnings == ("stage 'a': otto.artifacts, otto.cache, artifact_paths are checked but not acted on yet",)
     assert 'config["otto.cache"]' in wrong(PipelineStage(config={"otto.cache": "[1]"}))
-
-
-@pytest.mark.parametrize(("value", "expected"), [("cancel", True), (" CANCEL ", True), ("detach", False), ("", False)])
-def test_leaving_cancels_only_on_request(value: str, *, expected: bool) -> None:
-    """otto.on_disconnect, in any case; detached by default."""
-    assert cancels_on_disconnect({"otto.on_disconnect": value}) is expected
-    assert cancels_on_disconnect({}) is False
 
 
 texts = st.text(max_size=20)

@@ -13,7 +13,7 @@ from otto_executor.validation import (
     MAX_ARGUMENT_BYTES,
     MAX_STAGE_ID_BYTES,
     Problem,
-    argument_problems,
+    command_problems,
     control_problem,
     graph_problems,
     hints,
@@ -59,7 +59,7 @@ def test_every_problem_of_the_graph_is_named() -> None:
         needs("build"), needs("build"), needs("test", "biuld"), needs("self", "self"), needs(CHECKOUT), needs("x", "y"), needs("y", "x")
     )
     assert problems["stages[0].stage_id"] == problems["stages[1].stage_id"] == "is used by 2 stages; ids are unique"
-    assert problems["stages[2].depends_on[0]"] == "there is no stage 'biuld'; did you mean 'build'?"
+    assert problems["stages[2].depends_on[0]"] == "there is no stage 'biuld'; did you mean build?"
     assert problems["stages[3].depends_on[0]"] == "the stage depends on itself"
     assert "reserved" in problems["stages[4].stage_id"]
     assert problems["stages"] == "the dependencies form a cycle: x → y → x"
@@ -101,9 +101,9 @@ def test_no_cycle_no_path(length: int) -> None:
 
 
 def test_arguments_that_no_program_can_be_given() -> None:
-    """NUL and more than Linux takes, each at its place."""
-    problems = argument_problems("stages[0].args", "a", ["fine", "nul\0", "x" * MAX_ARGUMENT_BYTES, "x" * (MAX_ARGUMENT_BYTES + 1)])
-    assert [p.field for p in problems] == ["stages[0].args[1]", "stages[0].args[3]"]
+    """No program, NUL, and more than Linux takes, each at its place."""
+    problems = command_problems("stages[0]", "a", ["", "-x"], ["fine", "nul\0", "x" * MAX_ARGUMENT_BYTES, "x" * (MAX_ARGUMENT_BYTES + 1)])
+    assert [p.field for p in problems] == ["stages[0].command[0]", "stages[0].args[1]", "stages[0].args[3]"]
 
 
 def test_sources_that_look_like_options() -> None:

@@ -159,7 +159,7 @@ def test_what_is_no_pipeline_is_refused_in_words(source: bytes, words: str) -> N
     with pytest.raises(PipelineFileError, match=words) as caught:
         parse(source, "f")
     assert str(caught.value).startswith("f:")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:

@@ -79,11 +79,15 @@ def test_whatever_happens_slots_and_queue_stay_sound(cap: int, happening: list[t
             waiting -= set(admitted)
             holding |= set(admitted)
         assert admission.queued == len(waiting)
+        assert sorted(admission.places().values()) == list(range(1, len(waiting) + 1))
+        assert admission.places().keys() == waiting
     for name in sorted(holding):
         admission.free(name)
     left = set(waiting)
     while left:
+        places = admission.places()
         admitted = admission.admit()
+        assert [places[name] for name in admitted] == list(range(1, len(admitted) + 1))
         assert admitted
         left -= set(admitted)
         for name in admitted:
