@@ -5,11 +5,18 @@ import json
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from ottoscaler.v1.log_pb2 import BuildIdentifier
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
+from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import RerunPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
 from .conftest import Standalone, end_workers, ottoctl
 
@@ -45,7 +52,7 @@ async def test_failed_only_goes_on_with_the_files_that_kept_stages_left(standalo
     assert "build: COMPLETED kept from s1" in output
     assert "deploy | deploying the source" in output
     assert "built once" not in output
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         _, lines = await ottoctl(standalone, "logs", "--pipeline", "s2", "-f")
     assert lines.splitlines() == ["test | the source", "test | the source", "deploy | deploying the source"]
     async with standalone.channel() as channel:
@@ -65,6 +72,44 @@ async def test_failed_only_goes_on_with_the_files_that_kept_stages_left(standalo
     code, output = await ottoctl(standalone, "pipeline", "watch", whole, "--logs")
     assert code == 0, output
     assert "build | built once" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 0.01, 0.1, 0.6])
+async def test_a_rerun_that_is_killed_at_its_beginning(standalone: Standalone, tmp_path: Path, moment: float) -> None:
+    """Killed with -9 around its beginning: repeated with the same id it is there once, runs what failed once, and keeps the rest."""
+    marks = tmp_path / "marks"
+    note = f'echo "$OTTO_PIPELINE_ID.$OTTO_STAGE_ID.$OTTO_ATTEMPT" >> {marks}'
+    scripts = {"a": note, "b": f'{note}; sleep 0.3; test "$OTTO_PIPELINE_ID" = new', "c": f"{note}; sleep 0.3"}
+    needs = {"a": [], "b": ["a"], "c": ["b"]}
+    stages = [PipelineStage(stage_id=name, command=["sh", "-c"], args=[script], depends_on=needs[name]) for name, script in scripts.items()]
+    async with standalone.channel() as channel:
+        call = PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id="old", stages=stages))
+        assert [m async for m in call][-1].status == StageStatus.STAGE_FAILED
+        request = RerunPipelineRequest(pipeline_id="old", new_pipeline_id="new", failed_only=True)
+        asked = asyncio.create_task(tried(PipelineServiceStub(channel), request), name="rerun")
+        await asyncio.sleep(moment)
+        await standalone.kill()
+        await asked
+    await standalone.start()
+    async with standalone.channel() as channel:
+        stub = PipelineServiceStub(channel)
+        assert await tried(stub, request) in {grpc.StatusCode.OK, grpc.StatusCode.ALREADY_EXISTS}
+        said = [m async for m in stub.ExecutePipeline(PipelineRequest(pipeline_id="new"))]
+        assert said[-1].status == StageStatus.STAGE_COMPLETED
+        assert [m.sequence for m in said] == list(range(1, len(said) + 1))
+        assert next(m for m in said if m.stage_id == "a").kept_from == "old"
+        other = RerunPipelineRequest(pipeline_id="old", new_pipeline_id="other", failed_only=True)
+        assert await tried(stub, other) is grpc.StatusCode.FAILED_PRECONDITION
+    assert marks.read_text().split() == ["old.a.1", "old.b.1", "new.b.1", "new.c.1"]
+
+
+async def tried(stub: Any, request: RerunPipelineRequest) -> grpc.StatusCode:
+    try:
+        await stub.RerunPipeline(request)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 @pytest.fixture
