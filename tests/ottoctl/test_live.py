@@ -5,9 +5,9 @@ import re
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
-from ottoctl.live import LiveView, chosen
+from ottoctl.live import CLEAR, LiveView, chosen
 from ottoctl.progress import Run, Stage
 from ottoscaler.v1.stage_pb2 import StageStatus
 
@@ -89,3 +89,20 @@ def test_no_color_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|38;)[0-9;]*m", out.getvalue())
     assert "✔" in out.getvalue()
     assert "·" in out.getvalue()
+
+
+def test_a_new_size_begins_a_new_picture() -> None:
+    """A terminal that changes its size breaks the old lines anew, so the screen is cleared once, and the picture fits the new size."""
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=30, force_terminal=True, color_system=None)
+    view = LiveView(run_of(35), console)
+    console.print(view.picture())
+    assert CLEAR not in out.getvalue()
+    console.size = ConsoleDimensions(40, 14)
+    out.truncate(0)
+    for _ in range(2):
+        console.print(view.picture())
+    assert out.getvalue().count(CLEAR) == 1
+    lines = out.getvalue().rpartition("stage")[2].rstrip("\n").split("\n")
+    assert all(cell_len(line) <= 40 for line in lines)
+    assert len(lines) < 14

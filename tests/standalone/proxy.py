@@ -20,15 +20,16 @@ class Proxy:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
-        self.accepted = 0
         self.delay = 0.0
         """Seconds that each piece is held back, in both directions."""
         self.flowing = asyncio.Event()
         """Cleared: nothing passes, and nobody is told."""
         self.flowing.set()
         self.answering = asyncio.Event()
-        """Cleared: requests pass, answers do not."""
+        """Cleared: requests pass, answers to them do not; what HTTP/2 says of the connection itself does."""
         self.answering.set()
+        self.withheld = asyncio.Event()
+        """Set when an answer has been kept back."""
 
     @property
     def address(self) -> str:
@@ -69,7 +70,6 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.accepted += 1
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._target)
         except OSError:
@@ -110,8 +110,10 @@ class _Connection:
             head = await reader.readexactly(9)
             payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
             await self._held()
-            await self._proxy.answering.wait()
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:9], "big")
+            if stream and not self._proxy.answering.is_set():
+                self._proxy.withheld.set()
+                await self._proxy.answering.wait()
             if kind == HEADERS:
                 self._open.add(stream)
             if kind == RST_STREAM or (kind in {0, HEADERS} and flags & END_STREAM):

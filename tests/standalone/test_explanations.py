@@ -7,11 +7,13 @@ import os
 import pty
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .conftest import Standalone, ottoctl
+from .proxy import proxy
 
 pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
 FAILURES = """
@@ -106,13 +108,13 @@ class Terminal:
     def __init__(self) -> None:
         self.shown = ""
 
-    async def run(self, standalone: Standalone, *arguments: str, until: str, term: str = "xterm") -> int:
-        """Runs it; sends Ctrl-C once `until` is shown, and returns the exit code."""
+    async def run(self, address: str, *arguments: str, until: str, term: str = "xterm", then: Callable[[], None] | None = None) -> int:
+        """Runs it; once `until` is shown does `then`, or sends Ctrl-C. Returns the exit code."""
         controller, terminal = pty.openpty()
         os.set_blocking(controller, False)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ottoctl", *arguments,
-            env={**os.environ, "OTTO_ADDRESS": standalone.address, "TERM": term, "COLUMNS": "80", "LINES": "24"},
+            env={**os.environ, "OTTO_ADDRESS": address, "TERM": term, "COLUMNS": "80", "LINES": "24"},
             stdin=terminal, stdout=terminal, stderr=terminal,
         )  # fmt: skip
         os.close(terminal)
@@ -126,7 +128,10 @@ class Terminal:
                         await asyncio.sleep(0.02)
                     if until in self.shown and not sent:
                         sent = True
-                        process.send_signal(signal.SIGINT)
+                        if then is not None:
+                            then()
+                        else:
+                            process.send_signal(signal.SIGINT)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -143,10 +148,30 @@ async def test_ctrl_c_leaves_the_pipeline_running(standalone: Standalone, tmp_pa
     """On a terminal Ctrl-C ends ottoctl with 130 and says how to come back; the pipeline runs on. A dumb terminal gets plain lines."""
     (tmp_path / "long.yaml").write_text("- {name: long, commands: 'echo it runs; sleep 300'}")
     terminal = Terminal()
-    code = await terminal.run(standalone, "pipeline", "run", str(tmp_path / "long.yaml"), "--id", "l", until="it runs", term=term)
+    code = await terminal.run(standalone.address, "pipeline", "run", str(tmp_path / "long.yaml"), "--id", "l", until="it runs", term=term)
     assert code == 130, terminal.shown
     assert "left; it goes on. Watch it: ottoctl pipeline watch l" in terminal.shown
     assert ("\x1b[" in terminal.shown) == (term == "xterm"), terminal.shown
     _, output = await ottoctl(standalone, "pipeline", "get", "l")
     assert output.startswith("l: running"), output
     await ottoctl(standalone, "pipeline", "cancel", "l")
+
+
+@pytest.mark.slow
+async def test_a_break_is_told_above_the_picture(standalone: Standalone, tmp_path: Path) -> None:
+    """On a terminal the loss and the return of the connection are lines of their own, and the picture goes on to the end."""
+    (tmp_path / "gated.yaml").write_text(f"- {{name: long, commands: 'echo it runs; until test -e {tmp_path}/go; do sleep 0.1; done'}}")
+    async with proxy(standalone.address) as bad:
+        terminal = Terminal()
+        running = asyncio.create_task(
+            terminal.run(bad.address, "pipeline", "run", str(tmp_path / "gated.yaml"), "--id", "t", until="it runs", then=bad.cut),
+            name="run",
+        )
+        async with asyncio.timeout(90):
+            while "connected again" not in terminal.shown:
+                await asyncio.sleep(0.05)
+        (tmp_path / "go").touch()
+        assert await running == 0, terminal.shown
+    assert "lost the connection to" in terminal.shown
+    assert "t: COMPLETED in" in terminal.shown
+    assert "ottoctl: lost" not in terminal.shown  # not written to standard error, into the middle of the picture

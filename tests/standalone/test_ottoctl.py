@@ -60,6 +60,21 @@ async def test_forms_of_output_are_for_programs(standalone: Standalone, failing:
     assert json.loads(workers)["total_count"] == 3
 
 
+async def test_a_run_is_drawn(standalone: Standalone, failing: Path) -> None:
+    """`pipeline graph` of an id shows how its stages stand, of a file what it would be, and says so when there is neither."""
+    await ottoctl(standalone, "pipeline", "run", str(failing), "--id", "f", "--no-logs")
+    _, output = await ottoctl(standalone, "pipeline", "graph", "f")
+    assert "✘ broken ×2  failed in " in output, output
+    assert "↷ after      skipped · after broken" in output, output
+    _, output = await ottoctl(standalone, "pipeline", "graph", str(failing))
+    assert "○ broken ×2" in output, output
+    _, output = await ottoctl(standalone, "pipeline", "graph", "f", "--format", "dot")
+    assert output.startswith("digraph pipeline {")
+    code, output = await ottoctl(standalone, "pipeline", "graph", "nothing")
+    assert code == 5, output
+    assert "there is no file 'nothing' here" in output
+
+
 async def test_logs_are_selected(standalone: Standalone, failing: Path) -> None:
     """By stage, worker, tail, words, level and source."""
     await ottoctl(standalone, "pipeline", "run", str(failing), "--id", "f", "--no-logs")
