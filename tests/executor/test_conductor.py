@@ -11,7 +11,14 @@ from otto_executor.approval import Decision
 from otto_executor.conductor import Conductor
 from otto_executor.decisions import Patience
 from otto_executor.definition import Definition
-from otto_executor.errors import NotApprovableError, NotReadyError, PipelineExistsError, PipelineNotFoundError, TooManyRunsError
+from otto_executor.errors import (
+    NotApprovableError,
+    NotReadyError,
+    PipelineExistsError,
+    PipelineNotFoundError,
+    TooManyRunsError,
+    WorkersUnavailableError,
+)
 from otto_executor.orders import Refused
 from otto_executor.progress import Progress
 from otto_executor.retention import Keeping
@@ -169,6 +176,54 @@ async def test_a_timeout_nobody_kept_is_kept_by_the_executor(fleet: Fleet) -> No
         said = await run(conductor, pipeline(StageSpec("a", timeout=0.05)))
     assert (last(said, "a").status, last(said, "a").cause) == (StageStatus.FAILED, FailureCause.TIMEOUT)
     assert len(fleet.stops) == 1
+
+
+async def test_a_worker_that_is_never_heard_of_is_stopped_before_it_is_repeated(fleet: Fleet) -> None:
+    """It may run all the same, so its attempt is stopped like any other that failed, and two attempts never run side by side."""
+    fleet.unheard.add(("p", "a", 1, 2))
+    fleet.script = lambda key: Fate(seconds=None if key[2] == 1 else 0.0)
+    alive: list[list[tuple[str, str, int, int]]] = []
+    create = fleet.create
+
+    def creating(pipeline_id: str, stage_id: str, attempt: int, count: int) -> tuple[str, ...]:
+        alive.append([key for key, worker in fleet.workers.items() if not worker.status.ended])
+        return create(pipeline_id, stage_id, attempt, count)
+
+    fleet.create = creating  # type: ignore[method-assign]  # looks on
+    async with process(fleet, MemoryStore()) as conductor:
+        said = await run(conductor, pipeline(StageSpec("a", workers=2)))
+    assert ends(said) == {"a": StageStatus.COMPLETED, "": StageStatus.COMPLETED}
+    retrying = next(p for p in said if p.status is StageStatus.RETRYING)
+    assert retrying.cause is FailureCause.DELETED
+    assert "nothing was heard of 1 worker" in retrying.message
+    assert [stage for _, stage, _ in fleet.stops] == ["a"]
+    assert len(fleet.created) == 4
+    assert alive == [[], []]
+
+
+async def test_a_workspace_that_can_not_be_deleted_holds_up_no_other(fleet: Fleet) -> None:
+    """It is tried again and again; the others go when they are due, and runs are forgotten meanwhile."""
+    store, view = MemoryStore(), fleet.view()
+    stuck: list[str] = []
+    delete = view.delete_workspace
+
+    async def delete_workspace(workspace: str) -> None:
+        if not fleet.workspaces_deleted and not stuck:
+            stuck.append(workspace)
+        if workspace in stuck:
+            stuck.append(workspace)
+            raise WorkersUnavailableError("told so by a test")
+        await delete(workspace)
+
+    view.delete_workspace = delete_workspace  # type: ignore[method-assign]  # fails for the first one
+    fleet.view = lambda crash=None: view  # type: ignore[method-assign]  # one process only
+    async with process(fleet, store, keeping=Keeping(workspace=0.0, runs=0.0, sweep=0.05)) as conductor:
+        for name in ("first", "second", "third"):
+            await run(conductor, pipeline(StageSpec("a"), pipeline_id=name))
+        await until(lambda: len(fleet.workspaces_deleted) == 2 and len(stuck) > 2)
+        async with asyncio.timeout(5):
+            while len(await conductor.page((), None, 10)) > 1:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("ignored", [False, True])

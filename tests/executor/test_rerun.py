@@ -180,7 +180,7 @@ async def test_a_workspace_is_deleted_once_after_the_run_that_has_it(bench: Benc
 async def test_the_old_run_s_time_does_not_end_a_workspace_that_was_taken_over() -> None:
     """Only the end of the run that has it counts, though the old run's time had been noted before."""
     store, workers, now = MemoryStore(), Fleet(), 10.0
-    retention = Retention(store, workers.view(), Keeping(workspace=10.0), lambda: now)
+    retention = Retention(store, workers.view(), Keeping(workspace=10.0), lambda: now, lambda: now)
 
     async def ended(name: str, at: float, workspace: str, takes: str = "") -> None:
         run = StoredRun(Definition(name, directory=workspace), b"", fresh(Definition(name), at))

@@ -62,6 +62,7 @@ class World:
         self.kept = self.kept_stages()
         self.run = Run.begun(definition, self.now, Patience(), lambda: 0.5, self.kept)
         self.state = b""
+        self.cancelled = False
         self.store()
 
     def kept_stages(self) -> dict[str, StageState]:
@@ -111,6 +112,11 @@ class World:
             self.lose()
         elif extra == 2:
             self.run.cancel("cancelled by a test", self.now)
+            self.cancelled = True
+        elif extra == 3:
+            step = self.data.draw(st.sampled_from([3600.0, -3600.0, 86400.0, -86400.0]))
+            self.now += step
+            self.run.clock_set(step)
         else:
             name, what = self.data.draw(st.sampled_from(choices))
             getattr(self, name)(what)
@@ -225,6 +231,9 @@ def test_every_run_ends_right(definition: Definition, data: st.DataObject) -> No
         last[p.stage_id] = p
     for stage_id, sequence in first_running.items():
         assert all(ends[needed][0] < sequence for needed in world.specs[stage_id].depends_on)
+    for stage_id, stage in state.stages.items():
+        if stage.status is StageStatus.CANCELLED and world.specs[stage_id].run_if is not RunCondition.ON_SUCCESS:
+            assert world.cancelled, "fail-fast has cancelled what is there for a failure"
     failed = any(s.status is StageStatus.FAILED for s in state.stages.values())
     expected = StageStatus.FAILED if failed else StageStatus.CANCELLED if state.cancellation else StageStatus.COMPLETED
     assert said[-1].status is state.status is expected

@@ -82,9 +82,30 @@ EXECUTOR: dict[str, Words] = {
         "An unexpected error in pipeline {pipeline}; it is taken up again as it was stored",
         "파이프라인 {pipeline}에서 예기치 않은 오류, 저장된 상태에서 다시 이어감",
     ),
+    "executor.clock.set": Words(
+        "The clock was set by {seconds} s while pipeline {pipeline} goes on; its waits move along",
+        "파이프라인 {pipeline} 진행 중 시계가 {seconds}초 변경됨, 대기 시간도 함께 옮김",
+    ),
     "executor.run.unreadable": Words(
         "Pipeline {pipeline} can't be understood and is left as it is: {reason}",
         "파이프라인 {pipeline}을(를) 해석할 수 없어 그대로 둠: {reason}",
+    ),
+    "executor.store.moved_aside": Words(
+        "{path} can't be used ({reason}); it is kept as {kept}, and a new one is begun. What only the old one knew is not known here",
+        "{path}을(를) 사용할 수 없음({reason}), {kept}(으)로 보존하고 새로 시작함, 이전 파일에만 있던 내용은 알 수 없음",
+    ),
+    "executor.store.failing": Words(
+        "The memory of runs {path} fails: {reason}. Pipelines wait and go on when it works again",
+        "실행 기록 {path} 오류: {reason}. 파이프라인은 복구될 때까지 기다렸다가 이어감",
+    ),
+    "executor.store.works_again": Words("The memory of runs {path} works again", "실행 기록 {path} 복구됨"),
+    "executor.runs.unknown": Words(
+        "The unfinished pipelines can't be read now, trying again: {reason}",
+        "끝나지 않은 파이프라인을 지금 읽을 수 없어 다시 시도함: {reason}",
+    ),
+    "executor.workspaces.unknown": Words(
+        "The workspaces to be deleted can't be read now, trying again: {reason}",
+        "삭제할 작업 공간을 지금 읽을 수 없어 다시 시도함: {reason}",
     ),
     "executor.store.unavailable": Words(
         "The state of pipeline {pipeline} can't be stored now, trying again: {reason}",
@@ -104,7 +125,8 @@ EXECUTOR: dict[str, Words] = {
         "Workspace {workspace} of pipeline {pipeline} deleted", "파이프라인 {pipeline}의 작업 공간 {workspace} 삭제됨"
     ),
     "executor.workspace.not_deleted": Words(
-        "A workspace can't be deleted now, trying again: {reason}", "작업 공간을 지금 삭제할 수 없어 다시 시도함: {reason}"
+        "Workspace {workspace} of pipeline {pipeline} can't be deleted now, trying again: {reason}",
+        "파이프라인 {pipeline}의 작업 공간 {workspace}을(를) 지금 삭제할 수 없어 다시 시도함: {reason}",
     ),
     "executor.runs.forgotten": Words("{count} old pipelines forgotten", "오래된 파이프라인 {count}개를 지움"),
     "executor.runs.not_forgotten": Words(

@@ -23,6 +23,19 @@ class Account:
         collected, self._collected = tuple(self._collected), []
         return collected
 
+    def begun(self, definition: Definition, now: float) -> None:
+        """Says that a run was accepted, what it keeps of another one, and what its stages wait for.
+
+        Not what those wait for that need an approval: existing clients drop a second PENDING message, and the one that matters says that it
+        is such a stage's turn.
+        """
+        self.run(StageStatus.RUNNING, _acceptance(definition, self._state), now)
+        for spec in definition.stages:
+            if kept_from := self._state.stages[spec.stage_id].kept_from:
+                self.stage(spec.stage_id, StageStatus.COMPLETED, f"kept from {kept_from}", now)
+            elif spec.approvers is None:
+                self.stage(spec.stage_id, StageStatus.PENDING, _announcement(spec), now)
+
     def stage(self, stage_id: str, status: StageStatus, words: str, now: float) -> None:
         """Says how a stage stands; from now on that is its status."""
         spec, state = self._specs[stage_id], self._state.stages[stage_id]
@@ -129,7 +142,7 @@ class Account:
                 error=state.error,
                 cause=failure.cause if failure is not None else None,
                 exit_code=failure.exit_code if failure is not None else None,
-                duration=round(max(0.0, now - state.created_at)),
+                duration=round(state.took(now)),
                 succeeded=sum(stage.succeeded for stage in state.stages.values()),
                 failed=sum(stage.failed for stage in state.stages.values()),
                 total=sum(spec.workers for spec in self._specs.values()),
@@ -137,7 +150,7 @@ class Account:
         )
 
 
-def acceptance(definition: Definition, state: RunState) -> str:
+def _acceptance(definition: Definition, state: RunState) -> str:
     """What a run says first."""
     words = f"accepted: {counted(len(definition.stages), 'stage')}"
     if definition.repeats:
@@ -146,7 +159,7 @@ def acceptance(definition: Definition, state: RunState) -> str:
     return "; ".join([words, *definition.warnings])
 
 
-def announcement(spec: StageSpec) -> str:
+def _announcement(spec: StageSpec) -> str:
     """What a stage that has not had its turn does."""
     return f"waits for {', '.join(spec.depends_on)}" if spec.depends_on else "starts now"
 
@@ -156,7 +169,7 @@ def ending(state: RunState, now: float) -> tuple[StageStatus, str, str]:
 
     A stage that failed makes it FAILED, also when the rest was cancelled.
     """
-    took = seconds(now - state.created_at)
+    took = seconds(state.took(now))
     if state.failed_stages:
         shown = [f"{stage_id}: {failure.words}" for stage_id in state.failed_stages[:5] if (failure := state.stages[stage_id].failure)]
         more = len(state.failed_stages) - len(shown)

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from otto_executor.approval import Approval, Decision
 from otto_executor.definition import Definition
@@ -31,6 +33,7 @@ from otto_executor.stores import Key, StoredRun, Summary, Workspace, summary
 from otto_runtime.tasks import Backoff
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 BATCH = 200
 """Messages read from the store at once; a few hundred kilobytes at most."""
 START_PATIENCE = 10.0
@@ -47,11 +50,13 @@ class Conductor:
         self._max_active = max_active
         self._active: dict[str, Runner] = {}
         self._keeping = keeping
-        self._retention = Retention(means.store, means.workers, keeping, means.clock)
+        self._retention = Retention(means.store, means.workers, keeping, means.clock, means.steady)
         self._group: asyncio.TaskGroup | None = None
         self._accepting = asyncio.Event()
         self._rewatching: asyncio.Timeout | None = None
         self._strays: set[tuple[str, str]] = set()
+        self._unreadable: dict[str, RunUnreadableError] = {}
+        """Unfinished runs that nobody drives, because what is kept of them can't be understood."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Goes on with unfinished runs and drives all others, until cancelled; runs stay as they are stored then.
@@ -105,7 +110,8 @@ class Conductor:
     ) -> AsyncGenerator[tuple[Progress, bool]]:
         """The messages after a sequence and whether they were there before this call; with `to_the_end` also those that follow.
 
-        Ends after the final message, and without one when the service stops. Raises PipelineNotFoundError.
+        Ends after the final message, and without one when the service stops. Raises PipelineNotFoundError, and RunUnreadableError after
+        the last message of a run that can't go on.
         With `replayed` False nothing counts as having been there before: for the caller who began the run.
         """
         await self._ready()
@@ -128,6 +134,8 @@ class Conductor:
             if batch:
                 continue
             if journal is None or journal.closed or not to_the_end:
+                if to_the_end and pipeline_id in self._unreadable:
+                    raise self._unreadable[pipeline_id]
                 return
             await journal.news(after)
 
@@ -151,6 +159,8 @@ class Conductor:
         runner = self._active.get(pipeline_id)
         if runner is not None:
             return await runner.ask(lambda run, now: _cancelled(run, words, now))
+        if pipeline_id in self._unreadable:
+            raise self._unreadable[pipeline_id]
         found = await self._store.summary(pipeline_id)
         if found is None:
             raise PipelineNotFoundError(pipeline_id)
@@ -184,11 +194,11 @@ class Conductor:
         return self._group
 
     async def _load(self) -> None:
-        for pipeline_id in await self._store.unfinished():
+        for pipeline_id in await self._read(self._store.unfinished):
             try:
-                record = await self._store.load(pipeline_id)
+                record = await self._read(partial(self._store.load, pipeline_id))
             except RunUnreadableError as error:
-                log.error("executor.run.unreadable", extra={"pipeline": pipeline_id, "reason": str(error)})  # noqa: TRY400  the reason says it all
+                self._leave_alone(error)
                 continue
             if record is not None:
                 self._drive(Runner(record, self._means))
@@ -223,6 +233,15 @@ class Conductor:
             words += f"is not kept any more ({kept} after its end);"
         return words + " run this one again whole (without failed_only)"
 
+    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            try:
+                return await read()
+            except StoreUnavailableError as error:
+                log.warning("executor.runs.unknown", extra={"reason": error.reason})
+            await backoff.wait()
+
     async def _begin(
         self, definition: Definition, request: bytes, kept: Mapping[str, StageState] | None = None, takes_workspace_of: str = ""
     ) -> None:
@@ -252,12 +271,18 @@ class Conductor:
     async def _drive_to_the_end(self, runner: Runner) -> None:
         try:
             await runner.drive()
+        except RunUnreadableError as error:
+            self._leave_alone(error)
         finally:
             del self._active[runner.pipeline_id]
         definition, state = runner.record.definition, runner.record.state
         if state.ended_at is not None:
             self._retention.ended(Workspace(state.ended_at, runner.pipeline_id, definition.workspace))
             log.info("executor.run.ended", extra={"pipeline": runner.pipeline_id, "status": state.status.lower()})
+
+    def _leave_alone(self, error: RunUnreadableError) -> None:
+        self._unreadable[error.pipeline_id] = error
+        log.error("executor.run.unreadable", extra={"pipeline": error.pipeline_id, "reason": error.reason})
 
     async def _watch(self, ready: Callable[[], None]) -> None:
         watch, backoff, silent = self._means.watch, Backoff(0.1, 5.0), False

@@ -1,10 +1,12 @@
 """What a run decides: actions that are wanted for its stages, and the steps that have to be stored before them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from otto_executor.progress import Progress
 from otto_executor.retry import RetryPolicy
+from otto_executor.stage import Phase, StageState
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,17 @@ class Action:
     stage_id: str
     attempt: int
     round: int = 0
+
+
+def wanted(stages: Mapping[str, StageState]) -> set[Action]:
+    """What is to be done for the stages as they stand."""
+    actions = set()
+    for stage_id, state in stages.items():
+        if state.phase is Phase.STARTING:
+            actions.add(Action(Kind.START, stage_id, state.attempt))
+        elif state.phase is Phase.STOPPING and not state.stop_confirmed:
+            actions.add(Action(Kind.STOP, stage_id, state.attempt, state.stops))
+    return actions
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,15 +95,27 @@ class NotReadyError(ExecutorError):
 
 
 class StoreUnavailableError(ExecutorError):
-    """The memory of runs can't be read or written at the moment."""
+    """The memory of runs can't be read or written at the moment; `reason` is for our log only."""
 
     grpc_status = "UNAVAILABLE"
 
+    def __init__(self, words: str, reason: str) -> None:
+        super().__init__(f"{words}; repeat the call")
+        self.reason = reason
+
 
 class RunUnreadableError(ExecutorError):
-    """What is kept of a run can't be understood: it was damaged, or written by another version."""
+    """What is kept of a run can't be understood: it was damaged, or written by another version. `reason` is for our log only."""
 
     grpc_status = "DATA_LOSS"
+
+    def __init__(self, pipeline_id: str, reason: str) -> None:
+        super().__init__(
+            f"what is kept of pipeline {pipeline_id!r} is damaged or was written by another version; it is left as it is and does not go "
+            "on. To run it again choose another pipeline_id"
+        )
+        self.pipeline_id = pipeline_id
+        self.reason = reason
 
 
 class StoreUnusableError(Exception):

@@ -60,12 +60,13 @@ def find_cycles(dependencies: Mapping[str, Sequence[str]], most: int) -> list[tu
 def skip_reason(spec: StageSpec, before: Mapping[str, StageStatus]) -> str:
     """Why a stage does not run once its dependencies have ended, in words; "" if it does. `before`: how all stages before it ended.
 
-    ON_FAILURE looks at everything before it, ON_SUCCESS at what it depends on; a skipped dependency is no success.
+    ON_FAILURE looks at everything before it, ON_SUCCESS at what it depends on; a skipped dependency is no success. Where stages still have
+    their turn, a cancelled one was cancelled because of a failure (fail-fast).
     """
     if spec.run_if is RunCondition.ALWAYS:
         return ""
     if spec.run_if is RunCondition.ON_FAILURE:
-        if StageStatus.FAILED in before.values():
+        if not {StageStatus.FAILED, StageStatus.CANCELLED}.isdisjoint(before.values()):
             return ""
         return "skipped: runs only on failure, and nothing before it failed"
     bad = next((needed for needed in spec.depends_on if before[needed] is not StageStatus.COMPLETED), None)

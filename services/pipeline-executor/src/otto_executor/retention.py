@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from otto_executor.errors import StoreUnavailableError, WorkersUnavailableError
 from otto_executor.orders import Workers
@@ -25,23 +25,40 @@ class Keeping:
     """Seconds between looks for runs to forget."""
 
 
-class Retention:
-    """Deletes workspaces when they are due and forgets old runs."""
+@dataclass(order=True, slots=True)
+class _Due:
+    """A workspace to be deleted, when in seconds of the steady clock, and how it fares where that fails."""
 
-    def __init__(self, store: RunStore, workers: Workers, keeping: Keeping, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds since the epoch."""
+    at: float
+    workspace: Workspace
+    backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 600.0), compare=False)
+
+
+class Retention:
+    """Deletes workspaces when they are due and forgets old runs. What can't be deleted waits for its next try and holds up nothing else."""
+
+    def __init__(
+        self, store: RunStore, workers: Workers, keeping: Keeping, clock: Callable[[], float], steady: Callable[[], float]
+    ) -> None:
+        """`clock` gives seconds since the epoch and may be set; `steady` gives seconds as they pass: how long things are kept."""
         self._store = store
         self._workers = workers
         self._keeping = keeping
         self._clock = clock
-        self._due: list[Workspace] = []
-        """A heap by the time of the end; one that was taken over since is passed over."""
+        self._steady = steady
+        self._apart = clock() - steady()
+        self._due: list[_Due] = []
+        """A heap; a workspace that was taken over since is passed over."""
         self._news = asyncio.Event()
 
     def ended(self, workspace: Workspace) -> None:
         """A run has ended: its workspace is due after the time that it is kept."""
-        heapq.heappush(self._due, workspace)
+        heapq.heappush(self._due, _Due(self._due_at(workspace), workspace))
         self._news.set()
+
+    def _due_at(self, workspace: Workspace) -> float:
+        left = workspace.ended_at + self._keeping.workspace - self._clock()
+        return self._steady() + min(max(0.0, left), self._keeping.workspace)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -50,52 +67,63 @@ class Retention:
             group.create_task(self._forget_runs(), name="forget runs")
 
     async def _delete_workspaces(self) -> None:
-        backoff = Backoff(0.5, 60.0)
-        loaded = False
+        await self._load()
+        pause = Backoff(0.05, 5.0)
         while True:
-            try:
-                if not loaded:
-                    self._due = await self._store.workspaces()
-                    heapq.heapify(self._due)
-                    loaded = True
-                await self._delete_due()
-                backoff.reset()
-            except (StoreUnavailableError, WorkersUnavailableError) as error:
-                log.warning("executor.workspace.not_deleted", extra={"reason": str(error)})
-                await backoff.wait()
-                continue
             self._news.clear()
-            delay = min(max(0.0, self._next_due() - self._clock()), self._keeping.sweep) if self._due else None
+            delay = self._due[0].at - self._steady() if self._due else None
+            if delay is not None and delay <= 0:
+                if await self._deleted(heapq.heappop(self._due)):
+                    pause.reset()
+                else:
+                    await pause.wait()  # or a scaler that is away would be asked for all of them without a break
+                continue
             try:
                 async with asyncio.timeout(delay):
                     await self._news.wait()
             except TimeoutError:
                 continue
 
-    def _next_due(self) -> float:
-        return self._due[0].ended_at + self._keeping.workspace
-
-    async def _delete_due(self) -> None:
-        while self._due and self._next_due() <= self._clock():
-            workspace = heapq.heappop(self._due)
+    async def _load(self) -> None:
+        backoff = Backoff(0.5, 60.0)
+        while True:
             try:
-                await self._delete(workspace)
-            except (StoreUnavailableError, WorkersUnavailableError):
-                heapq.heappush(self._due, workspace)
-                raise
+                workspaces = await self._store.workspaces()
+            except StoreUnavailableError as error:
+                log.warning("executor.workspaces.unknown", extra={"reason": error.reason})
+                await backoff.wait()
+                continue
+            self._due = [_Due(self._due_at(workspace), workspace) for workspace in workspaces]
+            heapq.heapify(self._due)
+            return
 
-    async def _delete(self, workspace: Workspace) -> None:
-        if await self._store.condemn_workspace(workspace.pipeline_id):
-            await self._workers.delete_workspace(workspace.name)
-            await self._store.workspace_deleted(workspace.pipeline_id)
-            log.info("executor.workspace.deleted", extra={"pipeline": workspace.pipeline_id, "workspace": workspace.name})
+    async def _deleted(self, due: _Due) -> bool:
+        """Deletes a workspace, or has it tried again later; whether it is gone."""
+        workspace = due.workspace
+        try:
+            if await self._store.condemn_workspace(workspace.pipeline_id):
+                await self._workers.delete_workspace(workspace.name)
+                await self._store.workspace_deleted(workspace.pipeline_id)
+                log.info("executor.workspace.deleted", extra={"pipeline": workspace.pipeline_id, "workspace": workspace.name})
+        except (StoreUnavailableError, WorkersUnavailableError) as error:
+            words = error.reason if isinstance(error, StoreUnavailableError) else error.words
+            fields = {"pipeline": workspace.pipeline_id, "workspace": workspace.name, "reason": words}
+            log.warning("executor.workspace.not_deleted", extra=fields)
+            due.at = self._steady() + due.backoff.next_delay()
+            heapq.heappush(self._due, due)
+            return False
+        return True
 
     async def _forget_runs(self) -> None:
         while True:
             try:
-                while count := await self._store.forget(self._clock() - self._keeping.runs, self._keeping.count):
+                while count := await self._store.forget(self._today() - self._keeping.runs, self._keeping.count):
                     log.info("executor.runs.forgotten", extra={"count": count})
                     await asyncio.sleep(0.05)
             except StoreUnavailableError as error:
-                log.warning("executor.runs.not_forgotten", extra={"reason": str(error)})
+                log.warning("executor.runs.not_forgotten", extra={"reason": error.reason})
             await asyncio.sleep(self._keeping.sweep)
+
+    def _today(self) -> float:
+        """The time of day by the clock as it stood at the start: a clock that is set to next year makes no run a year old."""
+        return self._apart + self._steady()

@@ -3,14 +3,15 @@
 `wanted()` follows from the state alone, so a run that was loaded after a crash wants exactly what it wanted before.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from math import inf
 
-from otto_executor import attempt
-from otto_executor.account import Account, acceptance, announcement, ending
+from otto_executor import attempt, waits
+from otto_executor.account import Account, ending
 from otto_executor.approval import Approval, Decision, decided, in_words, who_may
 from otto_executor.attempt import Verdict
-from otto_executor.decisions import Action, Kind, Patience, Step
+from otto_executor.decisions import Action, Kind, Patience, Step, wanted
 from otto_executor.definition import Definition
 from otto_executor.errors import NotApprovableError, StageNotFoundError
 from otto_executor.graph import skip_reason
@@ -50,15 +51,7 @@ class Run:
     ) -> "Run":
         """A new run that has announced its stages and wants its first workers. `kept` are stages that ended in the run which it repeats."""
         run = cls(definition, fresh(definition, now, kept), patience, draw)
-        run._account.run(StageStatus.RUNNING, acceptance(definition, run.state), now)
-        for spec in definition.stages:
-            if kept_from := run.state.stages[spec.stage_id].kept_from:
-                run._account.stage(spec.stage_id, StageStatus.COMPLETED, f"kept from {kept_from}", now)
-            elif spec.approvers is None:
-                run._account.stage(spec.stage_id, StageStatus.PENDING, announcement(spec), now)
-            else:
-                # Not announced: existing clients drop a second PENDING message, and the one that matters says that it is this stage's turn.
-                run.state.stages[spec.stage_id].approval = Approval(spec.approvers)
+        run._account.begun(definition, now)
         run._advance(now)
         return run
 
@@ -75,13 +68,7 @@ class Run:
 
     def wanted(self) -> set[Action]:
         """What is to be done now, once everything is stored. An action is wanted until an input tells its outcome."""
-        actions = {Action(Kind.STOP, stage_id, 0) for stage_id in self._strays}
-        for stage_id, state in self.state.stages.items():
-            if state.phase is Phase.STARTING:
-                actions.add(Action(Kind.START, stage_id, state.attempt))
-            elif state.phase is Phase.STOPPING and not state.stop_confirmed:
-                actions.add(Action(Kind.STOP, stage_id, state.attempt, state.stops))
-        return actions
+        return wanted(self.state.stages) | {Action(Kind.STOP, stage_id, 0) for stage_id in self._strays}
 
     def order(self, stage_id: str) -> Order:
         """The workers of the stage's current attempt."""
@@ -89,7 +76,8 @@ class Run:
 
     def stop_reason(self, stage_id: str) -> str:
         """Why the stage's workers are asked to stop."""
-        return self.state.stop_reason(stage_id)
+        cut, failure = self._cut(stage_id), self.state.stages[stage_id].failure
+        return cut.words if cut is not None else failure.words if failure is not None else "the stage has ended"
 
     def wake_at(self, *, watching: bool) -> float | None:
         """When `tick` is to be called next; None if only other inputs can change anything."""
@@ -116,6 +104,15 @@ class Run:
                 self._overdue(stage_id, now)
         self._advance(now)
 
+    def resumed(self, now: float) -> None:
+        """Another process has taken the run up."""
+        waits.resumed(self.definition, self.state, self._patience, now)
+
+    def clock_set(self, seconds: float) -> None:
+        """The clock that `now` comes from was set forward by `seconds`, or back if negative."""
+        waits.moved(self.state, seconds)
+        self._changed = True
+
     def reported(self, reports: Collection[WorkerReport], now: float) -> None:
         """Workers were heard of."""
         touched: dict[str, None] = {}
@@ -140,14 +137,16 @@ class Run:
         A worker that was confirmed before that watch was opened and is not among them is gone; so is one that was seen alive before this
         process took the run over.
         """
+        here = defaultdict[tuple[str, int], set[int]](set)
+        for stage, number, index in present:
+            here[stage, number].add(index)
         for stage_id, state in self.state.stages.items():
             if state.phase not in {Phase.STARTING, Phase.RUNNING, Phase.STOPPING}:
                 continue
-            here = {index for stage, number, index in present if stage == stage_id and number == state.attempt}
             if self._confirmed_in.get(stage_id, 0) >= watch:
                 continue
             expected = state.phase is Phase.RUNNING
-            for index in list(attempt.vanished(self._specs[stage_id], state, here, expected=expected)):
+            for index in list(attempt.vanished(self._specs[stage_id], state, here[stage_id, state.attempt], expected=expected)):
                 attempt.removed(state, index, "disappeared without having ended")
                 self._changed = True
             self._judge(stage_id, now)
@@ -194,7 +193,7 @@ class Run:
             if report.attempt == state.attempt:
                 attempt.heard(state, report, now)
         state.stop_confirmed = True
-        state.wake_at = now + self._grace(stage_id) + self._patience.margin
+        state.wake_at = now + waits.grace(self._specs[stage_id], self._patience) + self._patience.margin
         self._changed = True
         self._judge(stage_id, now)
         self._advance(now)
@@ -227,7 +226,7 @@ class Run:
 
     def cancel(self, words: str, now: float) -> None:
         """The run is to stop. Nothing changes if it has ended or is being cancelled already."""
-        if self.state.ended or self.state.cancellation is not None:
+        if self.state.ended or (self.state.cancellation is not None and not self.state.cancellation.after_failure):
             return
         self._account.run(StageStatus.RUNNING, f"being cancelled: {words}", now)
         self._cancel(Cancellation(words, now), now)
@@ -319,10 +318,9 @@ class Run:
         """Nothing was heard in time of a worker, or of its end."""
         spec, state = self._specs[stage_id], self.state.stages[stage_id]
         if state.confirmed_at is not None and len(state.workers) < spec.workers and now >= state.confirmed_at + self._patience.unseen:
-            for index in list(attempt.vanished(spec, state, state.workers, expected=True)):
-                attempt.removed(state, index, f"nothing was heard of it for {seconds(self._patience.unseen)}")
-            self._changed = True
-            self._judge(stage_id, now)
+            # It may run all the same, so the next attempt begins after a stop as after any other failure.
+            unseen = counted(spec.workers - len(state.workers), "worker")
+            self._stop(stage_id, Failure(FailureCause.DELETED, f"nothing was heard of {unseen} for {seconds(self._patience.unseen)}"))
             return
         words = f"ran longer than {seconds(spec.timeout)} and was not stopped by its time limit"
         self._stop(stage_id, Failure(FailureCause.TIMEOUT, words))
@@ -330,8 +328,8 @@ class Run:
     def _attempt_over(self, stage_id: str, now: float, *, final: bool = False) -> None:
         """No worker of the attempt is left: cancelled, repeated, or failed."""
         spec, state = self._specs[stage_id], self.state.stages[stage_id]
-        if self.state.cancellation is not None:
-            self._end(stage_id, StageStatus.CANCELLED, self.state.cancellation.words, now, self.state.cancellation.failure)
+        if (cut := self._cut(stage_id)) is not None:
+            self._end(stage_id, StageStatus.CANCELLED, cut.words, now, cut.failure)
             return
         failure = state.failure or Failure(FailureCause.CANCELLED, "its workers were stopped")
         retry = None if final else attempt.repetition(spec, state, failure, self._patience.infrastructure, self._draw)
@@ -376,6 +374,8 @@ class Run:
         self._changed = self._edge = True
         for stage_id in self._graph.order:
             state = self.state.stages[stage_id]
+            if self._cut(stage_id) is None:
+                continue
             if state.phase in {Phase.WAITING, Phase.APPROVAL, Phase.DELAY}:
                 self._end(stage_id, StageStatus.CANCELLED, cancellation.words, now, cancellation.failure)
             elif state.phase in {Phase.STARTING, Phase.RUNNING}:
@@ -387,14 +387,10 @@ class Run:
         self.state.status, words, self.state.error = ending(self.state, now)
         self._account.run(self.state.status, words, now)
 
-    def _grace(self, stage_id: str) -> float:
-        grace = self._specs[stage_id].grace
-        return self._patience.grace if grace is None else grace
+    def _cut(self, stage_id: str) -> Cancellation | None:
+        """The cancellation that ends the stage, if one does."""
+        cancellation = self.state.cancellation
+        return None if cancellation is None or cancellation.spares(self._specs[stage_id]) else cancellation
 
     def _due(self, stage_id: str, *, watching: bool) -> float | None:
-        state = self.state.stages[stage_id]
-        if state.phase is Phase.RUNNING:
-            if not watching:
-                return None
-            return attempt.overdue_at(self._specs[stage_id], state, self._grace(stage_id) + self._patience.margin, self._patience.unseen)
-        return state.wake_at
+        return waits.due(self._specs[stage_id], self.state.stages[stage_id], self._patience, watching=watching)

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from otto_executor.approval import Approval
 from otto_executor.definition import Definition
 from otto_executor.retry import Failure, FailureCause
-from otto_executor.stage import Phase, StageState, StageStatus
+from otto_executor.stage import Phase, RunCondition, StageSpec, StageState, StageStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """That the run is being cancelled. With `after_failure` it is fail-fast's doing, and the run has failed."""
+    """That the run is being cancelled. With `after_failure` it is fail-fast's doing, and the run has failed: clean-up and notices go on."""
 
     words: str
     at: float
@@ -20,6 +21,10 @@ class Cancellation:
     def failure(self) -> Failure:
         """What it is for the stages that it ends."""
         return Failure(FailureCause.CANCELLED, self.words)
+
+    def spares(self, spec: StageSpec) -> bool:
+        """Whether the stage goes on all the same: after a failure those do that are there for it."""
+        return self.after_failure and spec.run_if is not RunCondition.ON_SUCCESS
 
 
 @dataclass(slots=True)
@@ -35,6 +40,12 @@ class RunState:
     failed_stages: list[str] = field(default_factory=list)
     """In the order in which they failed."""
     error: str = ""
+    clock_set_by: float = 0.0
+    """Seconds by which the machine's clock was set while the run went on; they have not passed."""
+
+    def took(self, now: float) -> float:
+        """Seconds that the run has gone on."""
+        return max(0.0, now - self.created_at - self.clock_set_by)
 
     @property
     def ended(self) -> bool:
@@ -46,13 +57,6 @@ class RunState:
         """The share of stages that have ended, 0 to 100."""
         return sum(stage.ended for stage in self.stages.values()) * 100 // len(self.stages)
 
-    def stop_reason(self, stage_id: str) -> str:
-        """Why the stage's workers are asked to stop."""
-        if self.cancellation is not None:
-            return self.cancellation.words
-        failure = self.stages[stage_id].failure
-        return failure.words if failure is not None else "the stage has ended"
-
     def awaiting_approval(self) -> tuple[str, ...]:
         """The stages whose turn has come and that wait for a person."""
         return tuple(stage_id for stage_id, stage in self.stages.items() if stage.phase is Phase.APPROVAL)
@@ -61,4 +65,8 @@ class RunState:
 def fresh(definition: Definition, now: float, kept: Mapping[str, StageState] | None = None) -> RunState:
     """The state of a run that has just been asked for; stages in `kept` have ended in the run that it repeats."""
     kept = kept or {}
-    return RunState(created_at=now, stages={stage.stage_id: kept.get(stage.stage_id) or StageState() for stage in definition.stages})
+    return RunState(created_at=now, stages={stage.stage_id: kept.get(stage.stage_id) or _unbegun(stage) for stage in definition.stages})
+
+
+def _unbegun(spec: StageSpec) -> StageState:
+    return StageState(approval=None if spec.approvers is None else Approval(spec.approvers))

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from otto_executor.clocks import Clock
 from otto_executor.decisions import Action, Kind, Patience, Step
-from otto_executor.errors import NoRoomError, NotReadyError, SaveConflictError, StoreUnavailableError, WorkersUnavailableError
+from otto_executor.errors import (
+    NoRoomError,
+    NotReadyError,
+    RunUnreadableError,
+    SaveConflictError,
+    StoreUnavailableError,
+    WorkersUnavailableError,
+)
 from otto_executor.journal import Journal
 from otto_executor.orders import WorkerReport, Workers
 from otto_executor.progress import Progress
@@ -28,7 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Command = Callable[[Run, float], Any]
 LONGEST_SLEEP = 600.0
-"""Seconds after which times are looked at again in any case, because the machine's clock may have been set."""
+"""Seconds after which times are looked at again in any case."""
 
 
 @dataclass(slots=True)
@@ -51,6 +59,7 @@ class Means:
     rewatch: Callable[[], None] = lambda: None
     """Asks for a new snapshot of all workers; the conductor puts its own in."""
     clock: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
     journal_limit: int = 1000
     notice_after: float = 10.0
     """Seconds that the scaler can't be reached before the run says so."""
@@ -100,6 +109,7 @@ class Runner:
         self._acting: dict[Action, _Acting] = {}
         self._wake = asyncio.Event()
         self._over = False
+        self._crashed = False
 
     @property
     def record(self) -> StoredRun:
@@ -141,7 +151,10 @@ class Runner:
         self._wake.set()
 
     async def drive(self) -> None:
-        """Until the run has ended or somebody else has taken it over. Cancellation leaves it as it is stored."""
+        """Until the run has ended or somebody else has taken it over. Cancellation leaves it as it is stored.
+
+        Raises RunUnreadableError when it has to be loaded again and can't be understood.
+        """
         backoff = Backoff(0.2, 60.0)
         try:
             while True:
@@ -150,13 +163,15 @@ class Runner:
                     return
                 except Exception as error:
                     cause = single(error)
+                    if isinstance(cause, RunUnreadableError):
+                        raise cause from error
                     if isinstance(cause, SaveConflictError):
                         log.error("executor.run.taken_over", extra={"pipeline": self.pipeline_id})  # noqa: TRY400  expected between replicas, the place tells nothing
                         return
                     log.exception("executor.run.crashed", extra={"pipeline": self.pipeline_id})
+                self._crashed = True
                 self._refuse_commands()
                 await backoff.wait()
-                await self._reload()
         finally:
             self._over = True
             self._refuse_commands()
@@ -178,11 +193,16 @@ class Runner:
         self._means.rewatch()
 
     async def _live(self) -> None:
+        if self._crashed:
+            await self._reload()
+            self._crashed = False
         run = Run(self._record.definition, self._record.state, self._means.patience, self._means.draw)
+        run.resumed(self._means.clock())
+        clock = Clock(self._means.clock, self._means.steady)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
-                answers = self._take_in(run)
+                answers = self._take_in(run, clock)
                 step = run.take()
                 if step is not None:
                     await self._commit(step)
@@ -192,12 +212,15 @@ class Runner:
                 if run.state.ended and not self._acting:
                     break
                 await self._sleep(run)
-        for answer in self._take_in(run):
+        for answer in self._take_in(run, clock):
             answer()
 
-    def _take_in(self, run: Run) -> list[Callable[[], None]]:
+    def _take_in(self, run: Run, clock: Clock) -> list[Callable[[], None]]:
         """Gives the run everything that has happened. Returns what is to be called once that is stored."""
-        now = self._means.clock()
+        now, set_by = clock.read()
+        if set_by:
+            log.warning("executor.clock.set", extra={"pipeline": self.pipeline_id, "seconds": round(set_by)})
+            run.clock_set(set_by)
         while self._outcomes:
             action, outcome = self._outcomes.popleft()
             if action is not None:
@@ -229,7 +252,7 @@ class Runner:
                 await self._means.store.save(self._record, step.progress, edge=step.edge)
                 break
             except StoreUnavailableError as error:
-                log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": str(error)})
+                log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": error.reason})
             await backoff.wait()
         self.journal.add(step.progress)
 
@@ -261,7 +284,7 @@ class Runner:
         if before:
             await asyncio.wait(before)
         backoff = Backoff(0.1, self._means.slowest_retry)
-        since = self._means.clock()
+        since = self._means.steady()
         outcome: Callable[[Run, float], None] = _nothing
         while not unwanted.is_set():
             try:
@@ -271,7 +294,7 @@ class Runner:
                 fields = {"pipeline": self.pipeline_id, "stage": action.stage_id, "reason": error.words}
                 log.warning("executor.workers.unavailable", extra=fields)
                 full = isinstance(error, NoRoomError)
-                if action.kind is Kind.START and (full or self._means.clock() - since >= self._means.notice_after):
+                if action.kind is Kind.START and (full or self._means.steady() - since >= self._means.notice_after):
                     words = error.words if full else f"waits for the scaler, which can't be reached: {error.words}"
                     self._outcomes.append((None, partial(_delayed, action, words)))
                     self._wake.set()

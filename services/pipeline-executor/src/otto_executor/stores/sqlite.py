@@ -5,6 +5,7 @@ need. The file belongs to one process at a time (SQLite's exclusive locking), so
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,44 +20,20 @@ from otto_executor.errors import (
     RunUnreadableError,
     SaveConflictError,
     StoreUnavailableError,
-    StoreUnusableError,
     WorkspaceGoneError,
 )
 from otto_executor.progress import Progress
 from otto_executor.run_state import RunState
 from otto_executor.stage import StageStatus
 from otto_executor.stores.protocol import Key, StoredRun, Summary, Workspace, summary
+from otto_executor.stores.sqlite_file import OpenFile, in_words, open_file
 
-APPLICATION_ID = 0x4F54544F
-"""`OTTO`: marks the file as ours (PRAGMA application_id)."""
-SCHEMA_VERSION = 1
+log = logging.getLogger(__name__)
 FORGET_AT_ONCE = 100
 """Runs deleted by one call of `forget`, so that the loop is not held for long."""
 _KEPT, _CONDEMNED = 1, 2
 """Of workspace_kept, where 0 is gone: it may be taken over, or is about to be deleted."""
-_SCHEMA = """
-CREATE TABLE runs (
-    pipeline_id TEXT PRIMARY KEY,
-    created_at REAL NOT NULL,
-    ended_at REAL,
-    status TEXT NOT NULL,
-    workspace_kept INTEGER NOT NULL DEFAULT 1,
-    version INTEGER NOT NULL,
-    definition BLOB NOT NULL,
-    request BLOB NOT NULL,
-    state BLOB NOT NULL,
-    summary BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX runs_by_age ON runs (created_at, pipeline_id);
-CREATE INDEX runs_unfinished ON runs (created_at) WHERE ended_at IS NULL;
-CREATE INDEX runs_ended ON runs (ended_at) WHERE ended_at IS NOT NULL;
-CREATE TABLE progress (
-    pipeline_id TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    PRIMARY KEY (pipeline_id, sequence)
-) WITHOUT ROWID;
-"""
+_SHORT = "pipeline_id, created_at, ended_at, status, summary"
 _encode = msgspec.json.Encoder().encode
 _definition = msgspec.json.Decoder(Definition).decode
 _state = msgspec.json.Decoder(RunState).decode
@@ -67,18 +44,19 @@ _progress = msgspec.json.Decoder(Progress).decode
 class SqliteStore:
     """A RunStore in a file; made by `open_store`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """Takes a connection to a file whose schema is ready."""
-        self._connection = connection
+    def __init__(self, file: OpenFile) -> None:
+        """Takes the file over."""
+        self._file = file
+        self._connection = file.connection
         self._full = True
+        self._failing = False
 
     async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
         """See RunStore."""
         with self._transaction(edge=True) as execute:
-            known = execute("SELECT summary FROM runs WHERE pipeline_id = ?", (run.definition.pipeline_id,)).fetchone()
+            known = execute("SELECT status, ended_at FROM runs WHERE pipeline_id = ?", (run.definition.pipeline_id,)).fetchone()
             if known is not None:
-                found = _summary(known[0])
-                raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
+                raise PipelineExistsError(run.definition.pipeline_id, known[0].lower(), ended=known[1] is not None)
             if takes_workspace_of:
                 taken = execute(
                     "UPDATE runs SET workspace_kept = 0 WHERE pipeline_id = ? AND ended_at IS NOT NULL AND workspace_kept = ?",
@@ -121,14 +99,18 @@ class SqliteStore:
     async def load(self, pipeline_id: str) -> StoredRun | None:
         """See RunStore."""
         rows = self._read("SELECT definition, request, state, version FROM runs WHERE pipeline_id = ?", (pipeline_id,))
-        try:
-            return next((StoredRun(_definition(row[0]), row[1], _state(row[2]), row[3]) for row in rows), None)
-        except msgspec.MsgspecError as error:
-            raise RunUnreadableError(f"what is kept of pipeline {pipeline_id!r} can't be understood: {error}") from error
+        if not rows:
+            return None
+        definition, request, state, version = rows[0]
+        with _understood(pipeline_id):
+            run = StoredRun(_definition(definition), request, _state(state), version)
+        if run.state.stages.keys() != {stage.stage_id for stage in run.definition.stages}:
+            raise RunUnreadableError(pipeline_id, "its state is one of other stages")
+        return run
 
     async def summary(self, pipeline_id: str) -> Summary | None:
         """See RunStore."""
-        return next((_summary(row[0]) for row in self._read("SELECT summary FROM runs WHERE pipeline_id = ?", (pipeline_id,))), None)
+        return next(map(_short, self._read(f"SELECT {_SHORT} FROM runs WHERE pipeline_id = ?", (pipeline_id,))), None)  # noqa: S608  a constant
 
     async def unfinished(self) -> list[str]:
         """See RunStore."""
@@ -139,7 +121,8 @@ class SqliteStore:
         rows = self._read(
             "SELECT body FROM progress WHERE pipeline_id = ? AND sequence > ? ORDER BY sequence LIMIT ?", (pipeline_id, after, limit)
         )
-        return [_progress(row[0]) for row in rows]
+        with _understood(pipeline_id):
+            return [_progress(row[0]) for row in rows]
 
     async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
         """See RunStore."""
@@ -152,15 +135,14 @@ class SqliteStore:
             conditions.append("(created_at, pipeline_id) < (?, ?)")
             values += [after.created_at, after.pipeline_id]
         where = " AND ".join(conditions)
-        query = f"SELECT summary FROM runs WHERE {where} ORDER BY created_at DESC, pipeline_id DESC LIMIT ?"  # noqa: S608  `where` holds constants and question marks only
-        return [_summary(row[0]) for row in self._read(query, (*values, limit))]
+        query = f"SELECT {_SHORT} FROM runs WHERE {where} ORDER BY created_at DESC, pipeline_id DESC LIMIT ?"  # noqa: S608  `where` holds constants and question marks only
+        return list(map(_short, self._read(query, (*values, limit))))
 
     async def workspaces(self) -> list[Workspace]:
         """See RunStore."""
-        rows = self._read(
-            "SELECT ended_at, pipeline_id, summary FROM runs WHERE ended_at IS NOT NULL AND workspace_kept ORDER BY ended_at", ()
-        )
-        return [Workspace(at, name, _summary(short).workspace or Definition(name).workspace) for at, name, short in rows]
+        rows = self._read(f"SELECT {_SHORT} FROM runs WHERE ended_at IS NOT NULL AND workspace_kept ORDER BY ended_at", ())  # noqa: S608  a constant
+        ended = [(short.ended_at, short) for short in map(_short, rows)]
+        return [Workspace(at, s.pipeline_id, s.workspace or Definition(s.pipeline_id).workspace) for at, s in ended if at is not None]
 
     async def condemn_workspace(self, pipeline_id: str) -> bool:
         """See RunStore."""
@@ -191,7 +173,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See RunStore."""
-        self._connection.close()
+        self._file.close()
 
     def _add(self, pipeline_id: str, progress: Sequence[Progress]) -> None:
         self._connection.executemany(
@@ -213,74 +195,51 @@ class SqliteStore:
                     self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise StoreUnavailableError(f"the memory of runs can't be written now ({error}); repeat the call") from error
+            raise self._failed("written", error) from error
+        self._works()
 
     def _read(self, query: str, values: Sequence[object]) -> list[Any]:
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreUnavailableError(f"the memory of runs can't be read now ({error}); repeat the call") from error
+            raise self._failed("read", error) from error
+
+    def _failed(self, what: str, error: sqlite3.Error) -> StoreUnavailableError:
+        words, reason = f"the memory of runs can't be {what} now: {in_words(error)}", f"{in_words(error)} ({error})"
+        if not self._failing:
+            self._failing = True
+            log.error("executor.store.failing", extra={"path": str(self._file.path), "reason": reason})
+        return StoreUnavailableError(words, reason)
+
+    def _works(self) -> None:
+        if self._failing:
+            self._failing = False
+            log.info("executor.store.works_again", extra={"path": str(self._file.path)})
+
+
+@contextmanager
+def _understood(pipeline_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (msgspec.MsgspecError, TypeError) as error:  # TypeError: no bytes at all
+        raise RunUnreadableError(pipeline_id, str(error)) from error
+
+
+def _short(row: tuple[str, float, float | None, str, bytes]) -> Summary:
+    """A run in short; of one whose summary can't be understood what else is known of it, so that lists go on."""
+    pipeline_id, created_at, ended_at, status, short = row
+    try:
+        return _summary(short)
+    except (msgspec.MsgspecError, TypeError):
+        known = StageStatus.__members__.get(status, StageStatus.FAILED)
+        error = "what is kept of this pipeline is damaged or was written by another version"
+        return Summary(pipeline_id, pipeline_id, known, 0, 0, (), created_at, ended_at, error, "", "", "")
 
 
 async def open_store(path: Path) -> SqliteStore:
-    """Opens the file, making it and its directory if there is none.
+    """Opens the file, making it and its directory if there is none; a damaged one is moved aside and told.
 
-    Raises StoreUnusableError, which says what is wrong and what to do, for a file that is damaged, not ours, of a newer version, or in use.
-    Nothing in such a file is touched.
+    Raises StoreUnusableError, which says what is wrong and what to do, for a file that is not ours, of a newer version, in use or out of
+    reach. Nothing in such a file is touched.
     """
-    return SqliteStore(await asyncio.to_thread(_open, path))
-
-
-_ANOTHER = "or name another file in OTTO_EXECUTOR_DATABASE"
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    path = path.expanduser().absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreUnusableError(f"the memory of runs {path} can't be opened: {error}. Make it writable, {_ANOTHER}") from error
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        if wrong := _wrong(connection, path):
-            raise StoreUnusableError(wrong)  # noqa: TRY301  the connection has to be closed here
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _SCHEMA.split(";\n"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-        path.chmod(0o600)
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if "locked" in str(error):
-            raise StoreUnusableError(f"the memory of runs {path} is in use by another process. Stop that one, {_ANOTHER}") from error
-        raise StoreUnusableError(f"the memory of runs {path} can't be used: {error}. Make it writable, {_ANOTHER}") from error
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise StoreUnusableError(f"{path} is no database, or a damaged one ({error}). Move it away, {_ANOTHER}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _wrong(connection: sqlite3.Connection, path: Path) -> str:
-    """Why the file can't be used as the memory of runs; "" for one that can, and for an empty one."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if application != APPLICATION_ID and (application or version or tables):
-        return f"{path} is a database, but not one of runs. Move it away, {_ANOTHER}"
-    if version > SCHEMA_VERSION:
-        return (
-            f"the memory of runs {path} was written by a newer version (schema {version}; this one knows {SCHEMA_VERSION}). "
-            f"Start that version again, {_ANOTHER}"
-        )
-    if tables and (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        return f"the memory of runs {path} is damaged ({found}). Move it away to start with an empty one, {_ANOTHER}"
-    return ""
+    return SqliteStore(await asyncio.to_thread(open_file, path))

@@ -40,6 +40,8 @@ class Fleet:
         """By stage: what a start of it gets instead of workers."""
         self.deaf_to_stop: set[str] = set()
         """Stages whose workers do not end when they are stopped."""
+        self.unheard: set[Key] = set()
+        """Workers of which no watch tells anything."""
         self.stops: list[tuple[str, str, str]] = []
         self.workers: dict[Key, WorkerReport] = {}
         self.cap = 0
@@ -121,8 +123,9 @@ class Fleet:
         queue: asyncio.Queue[WorkerReport | None] = asyncio.Queue()
         self._watchers[queue] = None
         try:
-            for worker in list(self.workers.values()):
-                yield worker
+            for key, worker in list(self.workers.items()):
+                if key not in self.unheard:
+                    yield worker
             yield SYNCED
             while (report := await queue.get()) is not None:
                 yield report
@@ -153,7 +156,8 @@ class Fleet:
 
     def _tell(self, key: Key, report: WorkerReport) -> None:
         self.workers[key] = report
-        self._publish(report)
+        if key not in self.unheard:
+            self._publish(report)
 
     def _publish(self, report: WorkerReport) -> None:
         for queue in self._watchers:

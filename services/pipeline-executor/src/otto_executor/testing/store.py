@@ -121,7 +121,7 @@ class MemoryStore:
 
     def _check(self) -> None:
         if self.unavailable:
-            raise StoreUnavailableError("the memory of runs can't be written now (told so by a test); repeat the call")
+            raise StoreUnavailableError("the memory of runs can't be written now", "told so by a test")
 
 
 class Crash:
