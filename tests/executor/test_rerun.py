@@ -195,13 +195,13 @@ async def test_the_old_run_s_time_does_not_end_a_workspace_that_was_taken_over()
         await until(lambda: workers.workspaces_deleted == ["ws-0"])
         await ended("old", 2.0, "ws-1")
         await ended("other", 4.0, "ws-2")
-        await ended("new", 50.0, "ws-1", takes="old")
-        now = 20.0
+        await ended("new", 10.0, "ws-1", takes="old")
+        now = 15.0
         await ended("last", 1.0, "ws-3")
         await until(lambda: len(workers.workspaces_deleted) == 3)
         assert workers.workspaces_deleted == ["ws-0", "ws-3", "ws-2"]
-        now = 60.0
-        await ended("bell", 55.0, "ws-4")
+        now = 25.0
+        await ended("bell", 24.0, "ws-4")
         await until(lambda: len(workers.workspaces_deleted) == 4)
         assert workers.workspaces_deleted[3] == "ws-1"
     finally:
