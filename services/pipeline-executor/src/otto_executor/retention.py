@@ -58,7 +58,7 @@ class Retention:
 
     def _due_at(self, workspace: Workspace) -> float:
         left = workspace.ended_at + self._keeping.workspace - self._clock()
-        return self._steady() + min(max(0.0, left), self._keeping.workspace)
+        return self._steady() + min(left, self._keeping.workspace)
 
     async def run(self) -> None:
         """Until cancelled."""
