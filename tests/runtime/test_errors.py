@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from otto_runtime.errors import MAX_DETAILS_BYTES, shortened, single, status_of
+from otto_runtime.errors import MAX_DETAILS_BYTES, shortened, status_of
+from otto_runtime.tasks import single
 
 from .conftest import Serve
 

@@ -23,9 +23,10 @@ from opentelemetry import trace
 from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
-from otto_runtime.errors import MalformedMessage, Status, leaves, status_of
+from otto_runtime.errors import MalformedMessage, Status, status_of
 from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
+from otto_runtime.tasks import leaves
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ Everything else becomes INTERNAL with an id that stands in our log.
 """
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grpc
+
+from otto_runtime.tasks import leaves
 
 MAX_DETAILS_BYTES = 7_000
 """Bytes of status details as they travel: percent-encoded in a trailer, where anything but printable ASCII takes three for one.
@@ -32,22 +33,6 @@ class Status:
     details: str
     error_id: str = ""
     """Set when the error was not meant for the client: the id under which our log has it."""
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions inside nested groups (what TaskGroups make of them), or the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
-
-
-def single(error: BaseException) -> BaseException:
-    """The one exception inside nested groups of one, or the error itself."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def shortened(text: str, limit: int = MAX_DETAILS_BYTES) -> str:

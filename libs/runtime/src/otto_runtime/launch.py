@@ -15,9 +15,9 @@ import msgspec
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otto_runtime import logs
-from otto_runtime.errors import leaves
 from otto_runtime.server import Component, PortTaken, bound
 from otto_runtime.settings import RuntimeSettings, SettingsError, load, unknown
+from otto_runtime.tasks import leaves
 from otto_runtime.telemetry import MetricsPortTaken, telemetry
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
-"""Ownership of tasks and the pacing of repeated attempts."""
+"""Ownership of tasks, the exceptions that come out of their groups, and the pacing of repeated attempts."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any
 
 
@@ -39,6 +39,22 @@ async def first(*work: Coroutine[Any, Any, Any]) -> None:
     for task in done:
         if not task.cancelled():
             task.result()
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions inside nested groups (what TaskGroups make of them), or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def single(error: BaseException) -> BaseException:
+    """The one exception inside nested groups of one, or the error itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Backoff:

@@ -29,8 +29,7 @@ from otto_executor.orders import WorkerReport, Workers
 from otto_executor.progress import Progress
 from otto_executor.run import Run
 from otto_executor.stores import RunStore, StoredRun
-from otto_runtime.errors import single
-from otto_runtime.tasks import Backoff
+from otto_runtime.tasks import Backoff, single
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
