@@ -128,3 +128,57 @@ async def test_trace_metadata_carries_the_current_trace() -> None:
 
     assert await asyncio.create_task(traced()) == (("traceparent", traceparent),)
     assert trace_metadata() == ()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_peer_that_only_stalls_is_noticed() -> None:
+    """Bytes stop, no connection ends: keepalive ends a stream after its 20 s + 10 s and not after the minute that gRPC's core waits for a
+    ping by itself.
+    """
+    flowing = asyncio.Event()
+    flowing.set()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def endless(request: Any, context: Any) -> AsyncIterator[WorkerStatusResponse]:
+        yield WorkerStatusResponse()
+        await asyncio.Event().wait()
+
+    async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await reader.read(65536):
+                await flowing.wait()
+                writer.write(chunk)
+        finally:
+            writer.transport.abort()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+        for pair in ((reader, up_writer), (up_reader, writer)):
+            task = asyncio.create_task(passed_on(*pair))
+            tasks.add(task)
+
+    server = grpc.aio.server()
+    handler = grpc.unary_stream_rpc_method_handler(endless, WorkerStatusRequest.FromString, WorkerStatusResponse.SerializeToString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, {"WatchWorkers": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    between = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        async with dial(f"127.0.0.1:{between.sockets[0].getsockname()[1]}", [SERVICE]) as channel:
+            watch = channel.unary_stream(
+                f"/{SERVICE.full_name}/WatchWorkers", WorkerStatusRequest.SerializeToString, WorkerStatusResponse.FromString
+            )(WorkerStatusRequest())
+            assert await anext(aiter(watch)) == WorkerStatusResponse()
+            flowing.clear()
+            stalled = time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await anext(aiter(watch))
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - stalled < 50
+    finally:
+        between.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.stop(None)

@@ -48,7 +48,7 @@ class Node:
         if self.ignores_errors:
             told.append("its failure is ignored")
         if self.retries:
-            told.append(f"up to {self.retries} retries")
+            told.append(f"up to {self.retries} {'retry' if self.retries == 1 else 'retries'}")
         return told
 
 

@@ -57,6 +57,7 @@ async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeou
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # without it the core waits a minute for a ping, whatever keepalive says
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

@@ -181,6 +181,7 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.ping_timeout_ms", 20_000),  # without it the core waits a minute for a ping, whatever keepalive says
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_permit_without_calls", 1),
