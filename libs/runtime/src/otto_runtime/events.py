@@ -150,6 +150,10 @@ RELAY: dict[str, Words] = {
         "The kernel reports no changes of files, looking for them instead: {reason}",
         "커널이 파일 변경을 알려 주지 않아 직접 확인함: {reason}",
     ),
+    "relay.spool.damaged": Words(
+        "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is",
+        "{path}에 로그가 아닌 {damaged_bytes}바이트가 있음, 해당 로그는 유실되고 나머지는 읽으며 파일은 그대로 둠",
+    ),
     "relay.spool.repaired": Words(
         "The stored log of {worker} was damaged: {cut_bytes} bytes cut from its end, {damaged_bytes} bytes unreadable before",
         "{worker}의 저장된 로그가 손상됨: 끝에서 {cut_bytes}바이트 잘라 냄, 그 앞 {damaged_bytes}바이트는 읽을 수 없음",

@@ -5,11 +5,14 @@ so that its lines are collected again under the same sequences; damage in the mi
 """
 
 import bisect
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from otto_relay.files import Files
 from otto_relay.records import MAX_BODY_BYTES, Record, last_position, parse, size_at
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".seg"
 _INDEX_BYTES = 65536
@@ -27,6 +30,8 @@ class Segment:
     """Bytes that are valid; there may be more behind after a failed write."""
     offsets: list[tuple[int, int]] = field(default_factory=list)
     """Some sequences and where their records begin: shortcuts, as far as they are known."""
+    damaged: bool = False
+    """Bytes that are no records were found in it, and told of."""
 
     def offset_before(self, sequence: int) -> int:
         """Where to start looking for a sequence."""
@@ -239,6 +244,9 @@ class Cursor:
             self._segment = None
             return []
         self._at = segment.size if whole and (parsed.end == 0 or parsed.damaged) else self._at + parsed.end
+        if parsed.damaged and not segment.damaged:
+            segment.damaged = True
+            log.warning("relay.spool.damaged", extra={"path": str(segment.path), "damaged_bytes": parsed.damaged})
         if not parsed.records:
             return []
         records = parsed.records
