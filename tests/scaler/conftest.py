@@ -113,6 +113,12 @@ class Rig:
     def directory(self, wanted: WorkerSpec) -> Path:
         return self.root / "workers" / wanted.identity.name
 
+    def own(self, wanted: WorkerSpec) -> Path:
+        """Where the worker's own files are."""
+        worker = self.worker(wanted.identity.name)
+        assert worker is not None
+        return self.root / "workspaces" / ".own" / worker.uid
+
     def log(self, wanted: WorkerSpec) -> list[tuple[str, str, bytes]]:
         """The worker's log: stream, F or P, content."""
         records = []

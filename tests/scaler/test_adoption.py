@@ -15,6 +15,7 @@ from otto_scaler.backends.process import environment, processes
 from otto_scaler.backends.process.directory import Record, WorkerDirectory
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
+from otto_scaler.backends.process.own import OwnDirectory
 from otto_scaler.backends.process.supervisor import report
 from otto_scaler.errors import BackendUnusableError
 from otto_scaler.worker import Cause, State, worker_name
@@ -52,7 +53,7 @@ def name(task: str) -> str:
 
 async def test_a_running_worker_is_adopted_with_its_true_end(root: Path) -> None:
     """It goes on while no service is there, its whole log is there, and its exit code is its own."""
-    await service_killed(root, "task=echo before; while [ ! -e ../../../go ]; do sleep 0.02; done; echo after; exit 7")
+    await service_killed(root, "task=echo before; while [ ! -e ../../../../go ]; do sleep 0.02; done; echo after; exit 7")
     async with process_rig(root) as rig:
         worker = rig.worker(name("task"))
         assert worker is not None
@@ -100,7 +101,7 @@ async def test_a_worker_whose_service_was_killed_before_it_ran_is_run_once(root:
     """Its directory is all that is there: the next service runs it, and a supervisor that comes late does not."""
     directory = WorkerDirectory(root / "workers" / name("task"))
     (root / "workers").mkdir()
-    directory.make(Record(script("echo ran >> ../../../runs; sleep 0.5"), uid="u1", created=1), held=False)
+    directory.make(Record(script("echo ran >> ../../../../runs; sleep 0.5"), uid="u1", created=1), held=False)
     async with process_rig(root) as rig:
         await rig.runs(name("task"))
     async with process_rig(root) as rig:
@@ -112,12 +113,14 @@ async def test_two_supervisors_of_one_worker_run_it_once(root: Path) -> None:
     """The claim decides: the other one ends without having touched anything."""
     directory = WorkerDirectory(root / "workers" / name("task"))
     (root / "workers").mkdir()
-    wanted = script("echo ran >> ../../../runs")
+    wanted = script("echo ran >> ../../../../runs")
     directory.make(Record(wanted, uid="u1", created=1), held=False)
     surroundings = Surroundings(root, "/usr/bin:/bin", "C.UTF-8")
+    own = OwnDirectory(root / "workspaces", "u1")
+    own.make()
     started = []
     for _ in range(2):
-        told = environment.launch(wanted, directory, directory.work, {}, surroundings)
+        told = environment.launch(wanted, own, own.work, {}, surroundings)
         started.append(processes.spawn(directory.path, told))
     codes = []
     for supervisor, running in started:
@@ -163,6 +166,8 @@ async def test_a_restart_of_the_machine_is_a_lost_node(root: Path) -> None:
     await service_killed(root, "task=sleep 300")
     claim = root / "workers" / name("task") / "supervisor"
     pid, started, _ = claim.read_text().split()
+    kill_workers(root)
+    await until(lambda: not processes_of(root))
     claim.write_text(f"{pid} {started} 00000000-0000-0000-0000-000000000000\n")
     async with process_rig(root) as rig:
         ended = await rig.ends(name("task"))

@@ -26,8 +26,7 @@ async def test_the_environment_is_clean(rig: Rig, monkeypatch: pytest.MonkeyPatc
     wanted = spec(command=(PYTHON, "-I", "-c", code), env={"GIVEN": "yes", "OTTO_TASK_ID": "task"})
     assert (await rig.run(wanted)).state is State.SUCCEEDED
     environment, descriptors, stdin, directory, leads = json.loads(rig.output(wanted))
-    home = str(rig.directory(wanted) / "home")
-    own = str(rig.directory(wanted) / "work")
+    home, own = str(rig.own(wanted) / "home"), str(rig.own(wanted) / "work")
     assert environment == {
         "PATH": os.environ["PATH"],
         "HOME": home,
@@ -40,6 +39,7 @@ async def test_the_environment_is_clean(rig: Rig, monkeypatch: pytest.MonkeyPatc
     assert descriptors == ["0", "1", "2", "3"]
     assert (stdin, directory, leads) == ("", own, True)
     assert Path(home).is_dir()
+    assert not [value for value in environment.values() if str(rig.directory(wanted)) in value]
 
 
 async def test_signals_are_as_a_program_expects_them(rig: Rig) -> None:
@@ -307,6 +307,7 @@ async def test_a_removed_worker_leaves_nothing_on_disk(rig: Rig) -> None:
     await rig.run(wanted)
     await rig.backend.remove(wanted.identity.name)
     await until(lambda: [p.name for p in (rig.root / "workers").iterdir()] == [".lock"])
+    await until(lambda: [str(p.relative_to(rig.root)) for p in (rig.root / "workspaces").rglob("*")] == ["workspaces/.own"])
 
 
 async def test_a_request_for_another_path_is_kept(tmp_path: Path) -> None:

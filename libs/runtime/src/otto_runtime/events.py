@@ -54,6 +54,10 @@ SCALER: dict[str, Words] = {
     "scaler.worker.ended": Words("{worker} ended: {state} {why}", "{worker} 종료: {state} {why}"),
     "scaler.worker.vanished": Words("The directory of {worker} is gone", "{worker}의 디렉터리가 사라짐"),
     "scaler.worker.unreadable": Words("What {worker} left can't be used: {why}", "{worker}이(가) 남긴 내용을 사용할 수 없음: {why}"),
+    "scaler.worker.unwritable": Words("Nothing can be written about {worker}: {why}", "{worker}에 대해 아무것도 기록할 수 없음: {why}"),
+    "scaler.worker.supervisor_deaf": Words(
+        "The supervisor of {worker} did not end it in time and is killed", "{worker}의 감독 프로세스가 제때 종료하지 않아 강제 종료함"
+    ),
     "scaler.worker.supervisor_lost": Words(
         "The supervisor of {worker} is gone without a report, {killed} processes of the worker were killed: {last_words}",
         "{worker}의 감독 프로세스가 보고 없이 사라져 워커 프로세스 {killed}개를 종료함: {last_words}",

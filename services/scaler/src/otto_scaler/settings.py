@@ -12,12 +12,16 @@ class Settings(msgspec.Struct, frozen=True):
     workers_dir: Annotated[
         str,
         Meta(
-            description="Directory of the workers, one each: log, home, how it ended. The log-relay reads the logs there, so it has the "
-            "same setting. One scaler per directory. Standalone puts it into its state directory."
+            description="Directory of the workers, one each: log, what it is, how it ended. The log-relay reads the logs there, so it has "
+            "the same setting. One scaler per directory. Standalone puts it into its state directory."
         ),
     ] = "~/.local/state/ottoscaler/workers"
     workspaces_dir: Annotated[
-        str, Meta(description="Directory of the workspaces that workers share. Standalone puts it into its state directory.")
+        str,
+        Meta(
+            description="Directory of the workspaces that workers share, and below `.own` of each worker's HOME and own working directory. "
+            "Standalone puts it into its state directory."
+        ),
     ] = "~/.local/state/ottoscaler/workspaces"
     secrets_dir: Annotated[
         str,

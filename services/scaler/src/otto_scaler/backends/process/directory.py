@@ -4,12 +4,14 @@ spec         what it is (JSON; may hold variables given in clear text, so 0600)
 held         present while it must not be started
 log          its output, CRI format; written by the supervisor, read by the log-relay
 secrets      values to be masked in its log (JSON list, 0600); absent if there are none
-home/ work/  its HOME, and its working directory unless it has a workspace
 supervisor, started, stop, exit      see supervisor.report
 supervisor.err                       what a supervisor that failed had to say
+
+What is the worker's own lies elsewhere (`own`). It may write here all the same, as a process of the same user, so what is read is checked.
 """
 
 import json
+import math
 import os
 import shutil
 import stat
@@ -19,14 +21,20 @@ from typing import Any
 
 import msgspec
 
-from otto_scaler.backends.process.supervisor import report
+from otto_scaler.backends.process.supervisor import control, report
+from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.supervisor.report import Ending
-from otto_scaler.worker import Cause, State, Worker, WorkerSpec
+from otto_scaler.worker import Cause, WorkerSpec
 
 TRASH = ".trash-"
 NEW = ".new-"
 HELD_REASON = "waits for room under the cap on concurrent workers"
 STARTING_REASON = "its supervisor is starting"
+MOST_REASON_CHARACTERS = 1000
+MOST_SPEC_BYTES = 16 * 1024 * 1024
+"""Some times the largest request."""
+MOST_IDENTITY_BYTES = 256 * 1024
+"""What a worker's status may say of its identity, so that one spoiled spec makes no message too large for everybody."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -49,23 +57,11 @@ class WorkerDirectory:
         """The worker's name."""
         return self.path.name
 
-    @property
-    def home(self) -> Path:
-        """The worker's HOME."""
-        return self.path / "home"
-
-    @property
-    def work(self) -> Path:
-        """Where it works when it has no workspace."""
-        return self.path / "work"
-
     def make(self, record: Record, *, held: bool) -> bool:
         """Makes the directory, whole or not at all; False if it is there already. Raises OSError."""
         new = self.path.with_name(f"{NEW}{self.name}-{record.uid}")
         new.mkdir(parents=True, mode=0o700)
         try:
-            (new / "home").mkdir(mode=0o700)
-            (new / "work").mkdir(mode=0o700)
             private(new / "spec", msgspec.json.encode(record))
             if held:
                 private(new / "held", b"")
@@ -81,18 +77,21 @@ class WorkerDirectory:
         return True
 
     def load(self) -> Record:
-        """What it is. Raises OSError, or ValueError for a spec that can't be understood."""
+        """What it is. Raises OSError, UnreadableError, or ValueError for a spec that can't be understood."""
+        content = control.read_bytes(str(self.path), "spec", MOST_SPEC_BYTES)
         try:
-            record = msgspec.json.decode((self.path / "spec").read_bytes(), type=Record)
+            record = msgspec.json.decode(content or b"", type=Record)
         except msgspec.DecodeError as error:
             raise ValueError(f"{self.path / 'spec'}: {error}") from error
         if record.spec.identity.name != self.name or record.version != 1:
             raise ValueError(f"{self.path / 'spec'}: it is about another worker, or of another version")
+        if not _sensible(record):
+            raise ValueError(f"{self.path / 'spec'}: a value is out of its range")
         return record
 
     def held(self) -> bool:
         """Whether it must not be started yet."""
-        return (self.path / "held").exists()
+        return os.path.lexists(self.path / "held")
 
     def unhold(self) -> None:
         """From now on it may be started."""
@@ -104,32 +103,39 @@ class WorkerDirectory:
             private(self.path / "secrets", json.dumps(values).encode())
 
     def ending(self) -> Ending | None:
-        """How it ended; None if it has not, or not been noted. A report that makes no sense is an ending of its own."""
-        try:
-            return report.read_ending(str(self.path))
-        except ValueError as error:
-            return Ending(None, Cause.INTERNAL.name, f"its end was not recorded well: {error}", 0, self._changed())
+        """How it ended; None if it has not, or not been noted. Raises UnreadableError, OSError."""
+        ending = report.read_ending(str(self.path))
+        if ending is not None and ending.cause and ending.cause not in Cause.__members__:
+            raise UnreadableError(report.EXIT)
+        return ending
 
     def started(self) -> int:
-        """When it started; 0 if it has not."""
-        text = report.read(str(self.path), report.STARTED).strip()
-        return int(text) if text.isdigit() else 0
+        """When it started; 0 if it has not. Raises UnreadableError, OSError."""
+        return report.read_started(str(self.path))
 
     def claim(self) -> tuple[int, int, str] | None:
-        """Pid, start time and boot of the supervisor that runs or ran it; None if none did. (0, 0, "") if that can't be read."""
-        text = report.read(str(self.path), report.CLAIM)
-        if not text and not (self.path / report.CLAIM).exists():
-            return None
-        parts = text.split()
-        return (int(parts[0]), int(parts[1]), parts[2]) if len(parts) == 3 else (0, 0, "")
+        """Pid, start time and boot of the supervisor that runs or ran it; None if none did. (0, 0, "") if that can't be told. Raises
+        OSError.
+        """
+        try:
+            return report.read_claim(str(self.path))
+        except UnreadableError:
+            return (0, 0, "")
 
     def stop_reason(self) -> str:
-        """Why it was asked to stop; "" if it was not."""
-        return report.read(str(self.path), report.STOP).strip()
+        """Why it was asked to stop; "" if it was not. Raises OSError."""
+        try:
+            return " ".join((control.read(str(self.path), report.STOP) or "").split())[:MOST_REASON_CHARACTERS]
+        except UnreadableError:
+            return "it was asked to stop, and why can't be told any more"
 
     def last_words(self) -> str:
-        """The last line that a failing supervisor wrote."""
-        lines = report.read(str(self.path), "supervisor.err").strip().splitlines()
+        """The last line that a failing supervisor wrote, for our log."""
+        try:
+            content = control.read_bytes(str(self.path), "supervisor.err", MOST_SPEC_BYTES) or b""
+        except (UnreadableError, OSError):
+            return ""
+        lines = content.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:500] if lines else ""
 
     def discard(self) -> Path:
@@ -137,46 +143,30 @@ class WorkerDirectory:
         trash = self.path.with_name(f"{TRASH}{self.name}-{os.urandom(4).hex()}")
         return self.path.rename(trash)
 
-    def _changed(self) -> int:
-        return self.path.stat().st_mtime_ns
 
-    def worker(self, record: Record, node: str, ending: Ending | None = None) -> Worker:
-        """How the worker stands, as far as its files tell; one that runs may have lost its supervisor.
-
-        `ending` is how it ended if its files don't say so.
-        """
-        identity, stopping = record.spec.identity, bool(self.stop_reason())
-        ending, started = self.ending() or ending, self.started()
-        if ending is not None:
-            cause = Cause[ending.cause] if ending.cause in Cause.__members__ else Cause.UNSPECIFIED
-            return Worker(
-                identity,
-                record.uid,
-                State.FAILED if ending.cause else State.SUCCEEDED,
-                record.created,
-                started=ending.started or started,
-                ended=ending.ended or record.created,
-                stopping=stopping,
-                exit_code=ending.code,
-                cause=cause,
-                error=ending.message,
-                node=node,
-            )
-        held = self.held()
-        state = State.RUNNING if started else State.PENDING
-        reason = "" if started else HELD_REASON if held else STARTING_REASON
-        return Worker(
-            identity, record.uid, state, record.created, started=started, held=held, stopping=stopping, pending_reason=reason, node=node
-        )
+def _sensible(record: Record) -> bool:
+    """Whether all numbers are such as a request can ask for, so that nobody who uses them meets a surprise."""
+    spec, identity = record.spec, record.spec.identity
+    counts = (identity.index, identity.count, identity.attempt)
+    times = (spec.timeout, spec.stop_grace, spec.cpu_cores)
+    return (
+        0 < record.created <= report.LATEST
+        and all(0 < count < 2**31 for count in counts)
+        and all(math.isfinite(time) and 0 <= time < 1e12 for time in times)
+        and 0 <= spec.memory_bytes < 2**63
+        and record.uid.isascii()
+        and record.uid.isalnum()
+        and len(record.uid) <= 64
+        and not identity.workspace.startswith(".")
+        and "/" not in identity.workspace
+        and len(msgspec.json.encode(identity)) <= MOST_IDENTITY_BYTES
+    )
 
 
 def private(path: Path, content: bytes) -> None:
     """Writes a file that only this user can read, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    beside.rename(path)
+    directory = str(path.parent)
+    control.put(directory, control.write_beside(directory, path.name, content), path.name)
 
 
 def delete_tree(path: Path) -> None:

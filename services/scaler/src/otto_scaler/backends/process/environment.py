@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from otto_scaler.backends.process.directory import WorkerDirectory
+from otto_scaler.backends.process.own import OwnDirectory
 from otto_scaler.backends.process.supervisor.launch import Launch
 from otto_scaler.errors import RefusedError
 from otto_scaler.worker import WorkerSpec
@@ -23,6 +23,9 @@ class Surroundings:
     """PATH."""
     language: str
     """LANG."""
+    patience: float = 15.0
+    """Seconds that a supervisor has beyond timeout (or stop) and grace before the service ends its worker itself. It takes up to 10 of them
+    where the kernel holds processes."""
 
 
 def secret_values(spec: WorkerSpec, secrets_dir: Path) -> dict[str, str]:
@@ -68,12 +71,12 @@ def to_mask(spec: WorkerSpec, secrets: dict[str, str]) -> list[str]:
     return values
 
 
-def launch(spec: WorkerSpec, directory: WorkerDirectory, workspace: Path, secrets: dict[str, str], surroundings: Surroundings) -> Launch:
+def launch(spec: WorkerSpec, own: OwnDirectory, workspace: Path, secrets: dict[str, str], surroundings: Surroundings) -> Launch:
     """What the supervisor is told. What was given wins over PATH, HOME and LANG, never over OTTO_*."""
     identity = spec.identity
     env = {
         "PATH": surroundings.path,
-        "HOME": str(directory.home),
+        "HOME": str(own.home),
         "LANG": surroundings.language,
         **spec.env,
         **secrets,
@@ -93,4 +96,5 @@ def launch(spec: WorkerSpec, directory: WorkerDirectory, workspace: Path, secret
         repository=os.fsencode(spec.repository),
         commit=os.fsencode(spec.commit),
         mark=mark.encode(),
+        own=os.fsencode(own.path),
     )

@@ -46,10 +46,10 @@ As a file, because Git takes variables with configuration away from the program 
 """
 
 
-def checkout(supervision: Supervision, launch: Launch, directory: str) -> None:
+def checkout(supervision: Supervision, launch: Launch) -> None:
     """Checks launch.repository out at launch.commit, detached, into the workspace. Returns early when there is a verdict.
 
-    `directory` is the worker's. Workers that share the workspace take turns; of one attempt, the first does it.
+    Workers that share the workspace take turns; of one attempt, the first does it.
     Raises CheckoutFailedError, StartFailedError, OSError.
     """
     lock = os.open(launch.workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -58,8 +58,8 @@ def checkout(supervision: Supervision, launch: Launch, directory: str) -> None:
             if not supervision.pause(LOCK_SECONDS):
                 return
         if not _done_before(launch):
-            report.write_whole(directory, *CONFIGURATION)
-            _fetch_and_checkout(supervision, launch, os.path.join(directory, CONFIGURATION[0]))
+            report.write_whole(os.fsdecode(launch.own), *CONFIGURATION)
+            _fetch_and_checkout(supervision, launch, os.path.join(launch.own, os.fsencode(CONFIGURATION[0])))
     finally:
         os.close(lock)
 
@@ -72,9 +72,9 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _fetch_and_checkout(supervision: Supervision, launch: Launch, configuration: str) -> None:
+def _fetch_and_checkout(supervision: Supervision, launch: Launch, configuration: bytes) -> None:
     environment = {**launch.env, **ENVIRONMENT}
-    environment.setdefault(b"GIT_CONFIG_GLOBAL", os.fsencode(configuration))
+    environment.setdefault(b"GIT_CONFIG_GLOBAL", configuration)
     environment.setdefault(b"GIT_SSH_COMMAND", b"ssh -oBatchMode=yes")
     what, shown = launch.commit or b"HEAD", _shown(launch.repository)
     wanted = f"{launch.commit.decode('utf-8', 'replace') or 'the default branch'} of {shown}"

@@ -13,11 +13,6 @@ from .launch import Launch, decode
 from .report import Ending
 from .supervision import Supervision
 
-CLAIMED_ELSEWHERE = 75
-"""Exit code: another supervisor runs this worker (EX_TEMPFAIL)."""
-RUNNING_BYTE = b"r"
-"""What is written to standard output when the worker starts; whoever reads there then knows that `started` is there."""
-
 
 def main(directory: str) -> int:
     """Runs the worker whose directory it is; standard input holds its launch. Returns the exit code: 0 when a report was left."""
@@ -25,7 +20,7 @@ def main(directory: str) -> int:
     _close_inherited()
     adopt_orphans()
     if not report.claim(directory):
-        return CLAIMED_ELSEWHERE
+        return report.CLAIMED_ELSEWHERE
     started = time.time_ns()
     try:
         report.reserve(directory)
@@ -47,7 +42,7 @@ def main(directory: str) -> int:
 def _supervise(directory: str, launch: Launch, log: CriLog, started: int) -> Ending:
     supervision = Supervision(launch, log, directory)
     report.write_whole(directory, report.STARTED, f"{started}\n")
-    _tell_running()
+    _tell_running(started)
     status: int | None = None
     code: int | None = None
     cause = message = ""
@@ -55,7 +50,7 @@ def _supervise(directory: str, launch: Launch, log: CriLog, started: int) -> End
         if launch.repository:
             from .checkout import checkout  # most workers need none, and its regular expressions cost 5 ms
 
-            checkout(supervision, launch, directory)
+            checkout(supervision, launch)
         status = supervision.run(launch.argv, launch.env, os.path.join(launch.workspace, launch.working_directory))
         code, cause, message = meaning(status)
     except StartFailedError as error:
@@ -115,9 +110,9 @@ def _print_traceback() -> None:
     traceback.print_exc()
 
 
-def _tell_running() -> None:
-    """Wakes up the service, unless it is gone. Standard output stays open, and at its end shows the same as this process's."""
+def _tell_running(started: int) -> None:
+    """Tells the service when it started, unless it is gone. Standard output stays open, and at its end shows the same as this process's."""
     try:
-        os.write(1, RUNNING_BYTE)
+        os.write(1, b"%d\n" % started)
     except OSError:
         sys.stderr.write("the service that started this worker is gone; the next one finds it\n")

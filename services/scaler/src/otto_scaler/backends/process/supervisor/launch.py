@@ -8,7 +8,20 @@ The format is `key=value` fields, each ended by NUL, which no argument, variable
 class Launch:
     """One worker to run. Everything is bytes: that is what the kernel takes."""
 
-    __slots__ = ("argv", "commit", "cores", "env", "grace", "mark", "memory", "repository", "timeout", "working_directory", "workspace")
+    __slots__ = (
+        "argv",
+        "commit",
+        "cores",
+        "env",
+        "grace",
+        "mark",
+        "memory",
+        "own",
+        "repository",
+        "timeout",
+        "working_directory",
+        "workspace",
+    )
 
     def __init__(
         self,
@@ -23,10 +36,12 @@ class Launch:
         repository: bytes = b"",
         commit: bytes = b"",
         mark: bytes = b"",
+        own: bytes = b"",
     ) -> None:
         """`timeout` and `grace` are seconds, `memory` bytes (0: no limit), `cores` a number of them (0: all).
 
         `mark` names the attempt: of the workers of one attempt that share a workspace, only the first checks out.
+        `own` is the directory of its own files, none of which we believe.
         """
         self.argv = argv
         self.env = env
@@ -39,13 +54,14 @@ class Launch:
         self.repository = repository
         self.commit = commit
         self.mark = mark
+        self.own = own
 
 
 def encode(launch: Launch) -> bytes:
     """The fields of a launch. Raises ValueError for a NUL in any of them."""
     fields = [b"argv=" + argument for argument in launch.argv]
     fields += [b"env=" + name + b"=" + value for name, value in launch.env.items()]
-    for name in ("workspace", "working_directory", "repository", "commit", "mark"):
+    for name in ("workspace", "working_directory", "repository", "commit", "mark", "own"):
         fields.append(name.encode() + b"=" + getattr(launch, name))
     for name in ("timeout", "grace", "memory", "cores"):
         fields.append(f"{name}={getattr(launch, name)!r}".encode())
@@ -82,4 +98,5 @@ def decode(data: bytes) -> Launch:
         single[b"repository"],
         single[b"commit"],
         single[b"mark"],
+        single[b"own"],
     )

@@ -5,15 +5,24 @@
     stop         why it is to stop; written by the service
     exit         how it ended; the last thing a supervisor writes
 
-Each appears whole or not at all (written beside, then linked or renamed). Lines of `key=value`, UTF-8.
+Each appears whole or not at all (written beside, then linked or renamed). Lines of `key=value`, UTF-8. Workers are processes of the same
+user and may have written anything there, so nothing is believed before it is checked (`control`).
 """
 
 import os
+
+from .control import UnreadableError, number, put, read, write_beside
 
 CLAIM = "supervisor"
 STARTED = "started"
 STOP = "stop"
 EXIT = "exit"
+CLAIMED_ELSEWHERE = 75
+"""Exit code of a supervisor: another one runs this worker (EX_TEMPFAIL)."""
+LATEST = 2**63 - 1
+"""Nanoseconds since the epoch: a day in the year 2262."""
+MOST_PID = 2**22
+"""The kernel's PID_MAX_LIMIT."""
 _RESERVE_BYTES = 4096
 
 
@@ -49,8 +58,7 @@ def start_time(pid: int) -> int:
 def claim(directory: str) -> bool:
     """Makes this process the one that runs the worker; False if another one is or was."""
     pid = os.getpid()
-    mine = os.path.join(directory, f".{CLAIM}.{pid}")
-    _write(mine, f"{pid} {start_time(pid)} {boot_id()}\n".encode())
+    mine = write_beside(directory, CLAIM, f"{pid} {start_time(pid)} {boot_id()}\n".encode())
     try:
         os.link(mine, os.path.join(directory, CLAIM))
     except FileExistsError:
@@ -60,69 +68,64 @@ def claim(directory: str) -> bool:
     return True
 
 
+def read_claim(directory: str) -> tuple[int, int, str] | None:
+    """Pid, start time and boot of the supervisor that runs or ran the worker; None if none did. Raises UnreadableError, OSError."""
+    text = read(directory, CLAIM)
+    if text is None:
+        return None
+    parts = text.split()
+    if len(parts) != 3:
+        raise UnreadableError(CLAIM)
+    return number(parts[0], MOST_PID, CLAIM), number(parts[1], LATEST, CLAIM), parts[2]
+
+
+def read_started(directory: str) -> int:
+    """When it started; 0 if it has not. Raises UnreadableError, OSError."""
+    text = read(directory, STARTED)
+    return 0 if text is None else number(text.strip(), LATEST, STARTED)
+
+
 def reserve(directory: str) -> None:
     """Takes the disk space that the report will need, so that a full disk can't keep it from being written."""
-    descriptor = os.open(os.path.join(directory, f".{EXIT}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
-    finally:
-        os.close(descriptor)
+    path = os.path.join(directory, f".{EXIT}")
+    os.rename(write_beside(directory, EXIT, b"\0" * _RESERVE_BYTES), path)
 
 
 def write_ending(directory: str, ending: Ending) -> None:
-    """Leaves the report; the first one stays. Raises OSError when there is nowhere to leave it (the directory is gone)."""
+    """Leaves the report, in the place of whatever is there. Raises OSError when there is nowhere to leave it (the directory is gone)."""
     message = ending.message.replace("\n", " ").encode("utf-8", "replace")[: _RESERVE_BYTES // 2].decode("utf-8", "ignore")
     code = "" if ending.code is None else str(ending.code)
     text = f"code={code}\ncause={ending.cause}\nstarted={ending.started}\nended={ending.ended}\nmessage={message}\n".encode()
-    beside = os.path.join(directory, f".{EXIT}")
-    final = os.path.join(directory, EXIT)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    reserved = os.path.join(directory, f".{EXIT}")
     try:
-        os.pwrite(descriptor, text, 0)
-        os.ftruncate(descriptor, len(text))
-    finally:
-        os.close(descriptor)
-    try:
-        os.link(beside, final)
-    except FileExistsError:
-        return
-    finally:
-        os.unlink(beside)
+        descriptor = os.open(reserved, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, text, 0)
+            os.ftruncate(descriptor, len(text))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        reserved = write_beside(directory, EXIT, text)
+    put(directory, reserved, EXIT)
 
 
 def read_ending(directory: str) -> Ending | None:
-    """The report; None while there is none. Raises ValueError for one that makes no sense."""
-    try:
-        with open(os.path.join(directory, EXIT), encoding="utf-8") as file:
-            fields = dict(line.rstrip("\n").partition("=")[::2] for line in file)
-    except (FileNotFoundError, NotADirectoryError):
+    """The report; None while there is none. Raises UnreadableError, OSError."""
+    text = read(directory, EXIT)
+    if text is None:
         return None
+    fields = dict(line.partition("=")[::2] for line in text.split("\n"))
     try:
-        code = int(fields["code"]) if fields["code"] else None
-        return Ending(code, fields["cause"], fields["message"], int(fields["started"]), int(fields["ended"]))
-    except KeyError as error:
-        raise ValueError(f"the report in {directory} has no {error}") from error
+        code = number(fields["code"], 255, EXIT) if fields["code"] else None
+        cause, message = fields["cause"], fields["message"]
+        started, ended = number(fields["started"], LATEST, EXIT), number(fields["ended"], LATEST, EXIT)
+    except KeyError:
+        raise UnreadableError(EXIT) from None
+    if not cause and code != 0:
+        raise UnreadableError(EXIT)
+    return Ending(code, cause, message, started, max(started, ended))
 
 
 def write_whole(directory: str, name: str, content: str) -> None:
-    """Writes a file so that a reader sees it whole or not at all."""
-    beside = os.path.join(directory, f".{name}.{os.getpid()}")
-    _write(beside, content.encode())
-    os.rename(beside, os.path.join(directory, name))
-
-
-def read(directory: str, name: str) -> str:
-    """What a file holds; "" if it isn't there."""
-    try:
-        with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-
-
-def _write(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
+    """Writes a file so that a reader sees it whole or not at all, in the place of whatever is there. Raises OSError."""
+    put(directory, write_beside(directory, name, content.encode()), name)

@@ -9,6 +9,7 @@ import time
 
 from . import report
 from .child import Child, start
+from .control import UnreadableError, read
 from .cri import CriLog, LogFailedError
 from .kernel import children, descendants, memory_over
 from .launch import Launch
@@ -237,7 +238,10 @@ class Supervision:
 
     def _look_for_stop(self) -> None:
         """SIGTERM came, or this is the start: the service leaves its reason before it sends the signal."""
-        reason = report.read(self._directory, report.STOP).strip()
+        try:
+            reason = (read(self._directory, report.STOP) or "").strip()
+        except (UnreadableError, OSError):
+            reason = ""  # the service knows why, and says it
         if reason:
             self._judge("CANCELLED", reason)
         elif self._child is not None:

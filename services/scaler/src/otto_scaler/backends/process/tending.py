@@ -1,0 +1,226 @@
+"""Workers from their start to their end: run, followed, held to their limits, and their ends found out."""
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from pathlib import Path
+
+from otto_scaler.backends.process import environment, own, processes
+from otto_scaler.backends.process.directory import TRASH
+from otto_scaler.backends.process.entry import Entry
+from otto_scaler.backends.process.environment import Surroundings
+from otto_scaler.backends.process.processes import Supervisor
+from otto_scaler.backends.process.supervisor import report
+from otto_scaler.backends.process.supervisor.control import UnreadableError
+from otto_scaler.backends.process.supervisor.report import Ending
+from otto_scaler.backends.process.watchdog import Step, Watchdog
+from otto_scaler.backends.process.workspaces import Workspaces
+from otto_scaler.backends.protocol import Gone, Observation, Seen
+from otto_scaler.errors import RefusedError
+from otto_scaler.worker import Cause
+
+log = logging.getLogger(__name__)
+
+
+class Tending:
+    """All workers of a backend. Callbacks of the event loop only take note; what takes a while `conclude` does."""
+
+    def __init__(self, workspaces: Workspaces, surroundings: Surroundings) -> None:
+        self.entries: dict[str, Entry] = {}
+        # Bounded by the number of workers: each gives a handful of events in its life, and the fleet takes them without waiting for
+        # anybody.
+        self.events: deque[Observation] = deque()
+        self.over: list[Entry] = []
+        """Those whose supervisors have ended, and it is not known how."""
+        self.more = asyncio.Event()
+        """There is something in one of the two."""
+        self.trash: asyncio.Queue[Path] = asyncio.Queue()
+        """What is to be deleted."""
+        self._workspaces = workspaces
+        self._surroundings = surroundings
+
+    async def run(self, entry: Entry) -> None:
+        """Starts the supervisor of a worker that none has claimed."""
+        spec, directory = entry.record.spec, entry.directory
+        try:
+            values = await asyncio.to_thread(environment.secret_values, spec, self._surroundings.secrets_dir)
+            entry.own.make()
+            directory.keep_secrets(environment.to_mask(spec, values))
+            workspace = self._workspace(entry)
+            workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
+            launch = environment.launch(spec, entry.own, workspace, values, self._surroundings)
+            supervisor, running = processes.spawn(directory.path, launch)
+        except RefusedError as error:
+            self.fail(entry, error.cause, str(error))
+            return
+        except (OSError, ValueError) as error:
+            log.exception("scaler.worker.create_failed", extra={"worker": entry.name})
+            why = error.strerror if isinstance(error, OSError) else "what it was asked to be can't be handed to a program"
+            self.fail(entry, Cause.INTERNAL, f"it could not be started: {why}")
+            return
+        self.follow(entry, supervisor, Watchdog(spec.timeout, spec.stop_grace, self._surroundings.patience, time.monotonic()))
+        entry.running = running
+        asyncio.get_running_loop().add_reader(running, self._on_running, entry)
+        self.refresh(entry)
+
+    def follow(self, entry: Entry, supervisor: Supervisor, watchdog: Watchdog) -> None:
+        """From now on its end is noticed."""
+        entry.supervisor, entry.watchdog, entry.held = supervisor, watchdog, False
+        asyncio.get_running_loop().add_reader(supervisor.descriptor, self._on_end, entry)
+
+    def unfollow(self, entry: Entry) -> None:
+        """Holds nothing of its supervisor any more."""
+        loop = asyncio.get_running_loop()
+        if entry.running >= 0:
+            loop.remove_reader(entry.running)
+            os.close(entry.running)
+            entry.running = -1
+        if entry.supervisor is not None:
+            loop.remove_reader(entry.supervisor.descriptor)
+            entry.status = entry.supervisor.let_go()
+            entry.supervisor = None
+
+    def tell(self, entry: Entry) -> None:
+        """Makes a supervisor look: for a stop, for its directory. From now on its time is over."""
+        if entry.supervisor is not None and entry.watchdog is not None:
+            entry.watchdog.stop(entry.reason or "its directory was deleted while it ran", time.monotonic())
+            entry.supervisor.tell()
+            entry.supervisor.nudge()
+
+    def _on_running(self, entry: Entry) -> None:
+        """The supervisor has said that the worker runs, and since when, or has ended without a word."""
+        asyncio.get_running_loop().remove_reader(entry.running)
+        said = os.read(entry.running, 64).strip()
+        os.close(entry.running)
+        entry.running = -1
+        if said:
+            entry.started = int(said) if said.isdigit() and len(said) < 20 else time.time_ns()
+            self.refresh(entry)
+
+    def _on_end(self, entry: Entry) -> None:
+        """The supervisor has ended."""
+        self.unfollow(entry)
+        self.note_over(entry)
+
+    def note_over(self, entry: Entry) -> None:
+        """It is to be found out how it ended: by `observe`, as what a lost supervisor has left takes a while to end."""
+        entry.over = True
+        if entry not in self.over:
+            self.over.append(entry)
+            self.more.set()
+
+    async def conclude(self) -> None:
+        """Finds out how those ended whose supervisors have. What is left of a worker must not run on unwatched."""
+        over, self.over = self.over, []
+        lost, gone = [], []
+        for entry in over:
+            try:
+                if not entry.directory.path.is_dir():
+                    gone.append(entry)
+                elif (ending := entry.reported()) is not None:
+                    self.refresh(entry, ending)
+                elif entry.claimed_elsewhere() and (claim := entry.directory.claim()) and (other := processes.find(claim, entry.name)):
+                    assert entry.watchdog is not None
+                    entry.over = False
+                    self.follow(entry, other, entry.watchdog)
+                else:
+                    lost.append(entry)
+            except OSError as error:  # the machine is short of something: it stays `over`, and is looked at again
+                log.warning("scaler.worker.unreadable", extra={"worker": entry.name, "why": str(error)})
+        if left := [(entry.name, self._workspace(entry)) for entry in lost + [entry for entry in gone if entry.killed]]:
+            killed = await asyncio.to_thread(processes.end_leftovers, left)
+        for entry in gone:
+            self.forget(entry)
+        for entry in lost:
+            words = entry.directory.last_words()
+            log.error("scaler.worker.supervisor_lost", extra={"worker": entry.name, "killed": killed[entry.name], "last_words": words})
+            self._end(entry, entry.mourning(killed[entry.name]))
+
+    def fail(self, entry: Entry, cause: Cause, message: str) -> None:
+        """Notes the end of a worker that no supervisor runs."""
+        self._end(entry, entry.failure(cause, message))
+
+    def _end(self, entry: Entry, ending: Ending) -> None:
+        try:
+            report.write_ending(str(entry.directory.path), ending)
+        except OSError as error:
+            log.warning("scaler.worker.unwritable", extra={"worker": entry.name, "why": error.strerror})
+        self.refresh(entry, ending)
+
+    def refresh(self, entry: Entry, ending: Ending | None = None) -> None:
+        """Takes over how it stands, or ended."""
+        before, now = entry.worker, entry.standing(ending)
+        if before.finished or (now.state, now.held, now.stopping, now.pending_reason) == (
+            before.state,
+            before.held,
+            before.stopping,
+            before.pending_reason,
+        ):
+            return
+        entry.worker = now
+        self.emit(Seen(now), entry)
+        if now.finished:
+            entry.over = False
+            if now.identity.workspace:
+                self.sweep_workspaces()
+
+    def forget(self, entry: Entry) -> None:
+        """It is gone, with what was its own."""
+        entry.over = False
+        if self.entries.get(entry.name) is entry:
+            del self.entries[entry.name]
+            self.discard_own(entry.own.path)
+            self.emit(Gone(entry.name), entry)
+
+    def discard_own(self, path: Path) -> None:
+        """Takes away what was a worker's own."""
+        try:
+            if (trash := own.discard(path, TRASH)) is not None:
+                self.trash.put_nowait(trash)
+        except OSError as error:
+            log.warning("scaler.tidy_failed", extra={"path": str(path), "why": error.strerror})
+
+    def emit(self, observation: Observation, entry: Entry) -> None:
+        """Lets it be observed, if the worker has been."""
+        if entry.announced:
+            self.events.append(observation)
+            self.more.set()
+
+    def _workspace(self, entry: Entry) -> Path:
+        shared = entry.record.spec.identity.workspace
+        return self._workspaces.path(shared) if shared else entry.own.work
+
+    def sweep_workspaces(self) -> None:
+        """Takes away the workspaces that are to be deleted and that nobody uses any more."""
+        marked = self._workspaces.marked()
+        if not marked:
+            return
+        used = {entry.worker.identity.workspace for entry in self.entries.values() if not entry.worker.finished}
+        for name in marked:
+            if name not in used and (trash := self._workspaces.discard(name)) is not None:
+                self.trash.put_nowait(trash)
+
+    def let_go(self) -> None:
+        """Nothing is watched any more; workers run on."""
+        for entry in self.entries.values():
+            self.unfollow(entry)
+        self.entries.clear()
+        self.over.clear()
+        self.events.clear()
+
+    def watch_over(self, entry: Entry, supervisor: Supervisor, now: float) -> None:
+        """Looks after a worker whose supervisor lives: whether it keeps the limits, and has told that it runs."""
+        step = None if entry.watchdog is None else entry.watchdog.step(now)
+        if step is Step.NUDGE:
+            supervisor.nudge()
+        elif step is Step.KILL:
+            log.warning("scaler.worker.supervisor_deaf", extra={"worker": entry.name})
+            supervisor.kill()
+        if entry.running < 0 and not entry.started:
+            try:
+                entry.started = entry.directory.started() or (time.time_ns() if supervisor.works() else 0)
+            except (UnreadableError, OSError):
+                entry.started = time.time_ns()
+            self.refresh(entry)
