@@ -1,7 +1,7 @@
 """A pipeline as it was asked for: never changes once it is stored."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from otto_executor.graph import Graph
 from otto_executor.stage import StageSpec
@@ -17,7 +17,6 @@ class Definition:
     repository: str = ""
     commit_sha: str = ""
     triggered_by: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
     fail_fast: bool = False
     traceparent: str = ""
     warnings: tuple[str, ...] = ()

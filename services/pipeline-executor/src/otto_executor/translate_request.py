@@ -21,6 +21,7 @@ from otto_executor.validation import (
     id_problem,
     limit_problems,
     source_problems,
+    task_problems,
 )
 from otto_options.metadata import fails_fast, metadata_problems
 from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
@@ -64,6 +65,7 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
     warnings: list[str] = []
     stages = [_Stage(stage, f"stages[{number}]", settings, problems, warnings).read() for number, stage in enumerate(request.stages)]
     problems += graph_problems(stages, checkout=bool(request.repository))
+    problems += task_problems(request.pipeline_id, stages)
     if (total := sum(stage.workers for stage in stages)) > settings.max_workers:
         problems.append(Problem("stages", "", f"they have {total} workers together; {settings.max_workers} are the most"))
     definition = Definition(
@@ -73,7 +75,6 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
         repository=request.repository,
         commit_sha=request.commit_sha,
         triggered_by=request.triggered_by,
-        metadata=dict(request.metadata),
         fail_fast=fails_fast(request.metadata),
         traceparent=traceparent,
     )

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from otto_executor.definition import Definition
 from otto_executor.graph import find_cycles
+from otto_executor.orders import task_id
 from otto_executor.settings import Settings
 from otto_executor.stage import CHECKOUT, RunCondition, StageSpec
+from otto_options.repository import commit_problem, repository_problem
 from otto_options.suggestions import Suggestions
 
 MAX_PIPELINE_ID_BYTES = 253
 MAX_STAGE_ID_BYTES = 1024
+MAX_TASK_ID_BYTES = 1024
+"""The scaler takes no longer one."""
 MAX_ARGUMENT_BYTES = 131_071
 """Linux starts no program with a single argument over 128 KiB, its terminating zero included (MAX_ARG_STRLEN)."""
 MAX_CYCLES = 10
@@ -90,12 +94,20 @@ def control_problem(text: str) -> str:
 
 def source_problems(repository: str, commit_sha: str) -> list[Problem]:
     """What is wrong with a repository and commit before anybody has tried them."""
+    checks = (("repository", repository, repository_problem), ("commit_sha", commit_sha, commit_problem))
+    return [Problem(field, "", problem) for field, text, check in checks if text and (problem := check(text))]
+
+
+def task_problems(pipeline_id: str, stages: Sequence[StageSpec]) -> list[Problem]:
+    """What is wrong with ids that are right one by one, but too long together: a stage's workers have a task that names both."""
+    if id_problem(pipeline_id, MAX_PIPELINE_ID_BYTES):
+        return []
     problems = []
-    for field, text in (("repository", repository), ("commit_sha", commit_sha)):
-        if text.startswith("-"):
-            problems.append(Problem(field, "", f"{text!r} begins with '-', which no {field} does"))
-        elif text and (problem := id_problem(text, 4096)):
-            problems.append(Problem(field, "", problem))
+    for number, stage in enumerate(stages):
+        size = len(task_id(pipeline_id, stage.stage_id).encode())
+        if size > MAX_TASK_ID_BYTES and not id_problem(stage.stage_id, MAX_STAGE_ID_BYTES):
+            words = f"has {size} bytes together with the pipeline_id, '%' and '/' counted as three each; {MAX_TASK_ID_BYTES} are the most"
+            problems.append(Problem(f"stages[{number}].stage_id", stage.stage_id, words))
     return problems
 
 

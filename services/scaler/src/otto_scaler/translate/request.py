@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
+from otto_options.repository import commit_problem, repository_problem
 from otto_scaler.errors import InvalidRequestError
-from otto_scaler.translate.repository import commit_problem, repository_problem
 from otto_scaler.worker import LABEL_PREFIX, ExtraContainer, Identity, SecretVariable, WorkerSpec, label_value, worker_name
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.worker_pb2 import Resources

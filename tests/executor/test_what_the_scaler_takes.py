@@ -1,0 +1,82 @@
+"""What the executor accepts the scaler takes too: both are asked, so that no pipeline fails for what could have been said at once."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otto_executor.definition import Definition
+from otto_executor.orders import Order
+from otto_executor.settings import Settings
+from otto_executor.stage import StageSpec
+from otto_executor.translate_request import read
+from otto_executor.workers import scale_up
+from otto_scaler.errors import InvalidRequestError
+from otto_scaler.translate.request import Bounds, workers_wanted
+from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+from ottoscaler.v1.stage_pb2 import PipelineStage
+
+BOUNDS = Bounds(1000, 3600.0, 604800.0, 10.0, 3600.0, "")
+IDS = st.one_of(
+    st.text(min_size=1, max_size=300),
+    st.text("%/ab빌", min_size=1, max_size=400),
+    st.builds(lambda c, n: c * n, st.sampled_from("a%/é빌"), st.integers(1, 1030)),
+)
+SOURCES = st.one_of(
+    st.just(""),
+    st.sampled_from(
+        ["../x", "r", "-x", "ext::sh", "/srv/r.git", "https://h/r", "ftp://h/r", "git@h:r", "https://", "main", "v1..v2", "a b", "@"]
+    ),
+    st.text(max_size=40),
+)
+
+
+def problems(request: PipelineRequest) -> list[str]:
+    return [problem.field for problem in read(request, Settings(), "").problems]
+
+
+def refused_by_the_scaler(definition: Definition, stage: StageSpec) -> list[tuple[str, str]]:
+    try:
+        workers_wanted(scale_up(Order.of(definition, stage, 1)), BOUNDS, lambda _: [])
+    except InvalidRequestError as error:
+        return list(error.problems)
+    return []
+
+
+def request(pipeline_id: str, stage_id: str, repository: str = "", commit: str = "") -> PipelineRequest:
+    stage = PipelineStage(stage_id=stage_id, command=["true"])
+    return PipelineRequest(pipeline_id=pipeline_id, stages=[stage], repository=repository, commit_sha=commit)
+
+
+@pytest.mark.parametrize(
+    ("pipeline_id", "stage_id", "fields"),
+    [("p" * 60, "s" * 990, ["stages[0].stage_id"]), ("p" * 33, "%" * 331, ["stages[0].stage_id"]), ("p" * 33, "s" * 990, [])],
+    ids=["too long together", "escapes", "just right"],
+)
+def test_ids_that_are_too_long_together_are_named(pipeline_id: str, stage_id: str, fields: list[str]) -> None:
+    """Each is right by itself; the task of the stage's workers would be longer than the scaler takes."""
+    assert problems(request(pipeline_id, stage_id)) == fields
+
+
+@pytest.mark.parametrize(
+    ("repository", "commit", "fields"),
+    [("../x", "", ["repository"]), ("https://h/r", "v1..v2", ["commit_sha"]), ("/srv/r.git", "main", [])],
+    ids=["relative", "range", "right"],
+)
+def test_sources_that_git_would_not_be_given_are_named(repository: str, commit: str, fields: list[str]) -> None:
+    """A repository or commit that the scaler refuses is refused with the pipeline, not after it has begun."""
+    assert problems(request("p", "s", repository, commit)) == fields
+
+
+@settings(max_examples=300, deadline=None)
+@given(IDS, IDS, SOURCES, SOURCES)
+def test_no_accepted_pipeline_is_refused_later(pipeline_id: str, stage_id: str, repository: str, commit: str) -> None:
+    """Whatever its ids and its source are: a request without problems becomes orders without problems."""
+    try:
+        given_request = request(pipeline_id, stage_id, repository, commit)
+    except (UnicodeEncodeError, ValueError):
+        return  # no message can hold it
+    understood = read(given_request, Settings(), "")
+    if understood.problems:
+        return
+    for stage in understood.definition.stages:
+        assert refused_by_the_scaler(understood.definition, stage) == []
