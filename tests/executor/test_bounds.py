@@ -19,7 +19,7 @@ from otto_executor.stage import StageStatus
 from otto_executor.stores import StoredRun
 from otto_executor.translate import run_message
 from otto_executor.translate_request import MAX_EXTRA_CONTAINERS, read
-from otto_executor.validation import told
+from otto_executor.validation import MAX_TASK_ID_BYTES, told
 from ottoscaler.v1.pipeline_pb2 import APPROVAL_DECISION_REJECT, PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import ApproveStageRequest, CancelPipelineRequest, GetPipelineRequest, ValidatePipelineRequest
 from ottoscaler.v1.stage_pb2 import STAGE_TYPE_APPROVAL, PipelineStage
@@ -152,7 +152,7 @@ def largest_runs(draw: st.DrawFn) -> StoredRun:
     """Runs at the limits of what requests, people and workers can bring in."""
     count = draw(st.sampled_from([1, 100, LIMITS.max_stages]))
     character = draw(CHARACTERS)
-    room = draw(st.integers(10, 1000))
+    room = draw(st.integers(10, MAX_TASK_ID_BYTES - 252 - len("/999")))
     ids = [f"{number}{character * (room // len(character.encode()))}" for number in range(count)]
     named = draw(st.booleans())
     request = PipelineRequest(pipeline_id="한" * 84, triggered_by=character)
