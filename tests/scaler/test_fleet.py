@@ -70,10 +70,42 @@ async def test_a_refused_worker_gives_its_slot_back() -> None:
 
 
 async def test_equal_requests_at_the_same_time_create_once(memory: Rig) -> None:
-    """Both callers get the same workers."""
-    results = await asyncio.gather(*(memory.create(*long("a", 3)) for _ in range(5)))
+    """All callers get the same workers, and one of them is told that it created them."""
+    results = await asyncio.gather(*(memory.create(*long("a", 3)) for _ in range(20)))
     assert len(memory.memory.specs) == 3
     assert all(len(r.created) + len(r.existing) == 3 and not r.refused for r in results)
+    assert sorted(len(r.created) for r in results) == [0] * 19 + [3]
+
+
+@pytest.mark.parametrize("yields", [0, 1, 2, 3, 5, 8])
+@pytest.mark.parametrize("left", [0, 4])
+async def test_what_is_being_created_is_scaled_down_too(memory: Rig, yields: int, left: int) -> None:
+    """However far a request for workers has come, one to scale down that comes later leaves as many as it says: the first ones."""
+    creation = asyncio.create_task(memory.create(*long("a", 30)))
+    await asyncio.sleep(0)
+    for _ in range(yields):
+        await asyncio.sleep(0)
+    stopped = await memory.fleet.scale_down("a", left, "enough")
+    assert len((await creation).created) == 30
+    for wanted in long("a", 30)[left:]:
+        assert (await memory.ends(wanted)).cause is Cause.CANCELLED
+    assert len(stopped) == 30 - left
+    assert not any(worker.finished for wanted in long("a", left) if (worker := memory.worker(wanted.identity.name)))
+
+
+async def test_a_refused_worker_that_was_to_be_stopped_can_be_created_later(memory: Rig) -> None:
+    """Nothing is kept of a stop of what never was."""
+    wanted = spec("a", command=LONG)
+    memory.memory.refusals[wanted.identity.name] = "no"
+    creation = asyncio.create_task(memory.create(wanted))
+    await asyncio.sleep(0)
+    assert not await memory.fleet.scale_down("a", 0, "enough")
+    assert (await creation).refused
+    memory.memory.refusals.clear()
+    await memory.create(wanted)
+    await memory.runs(wanted)
+    assert await memory.fleet.scale_down("a", 0, "enough")
+    await memory.ends(wanted)
 
 
 async def test_a_caller_that_leaves_changes_nothing(memory: Rig) -> None:

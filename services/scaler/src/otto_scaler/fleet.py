@@ -39,6 +39,7 @@ class Creation:
 
     existing: list[Worker]
     created: list[str]
+    """Those that this request created, and no other that asked for them at the same time."""
     refused: list[tuple[str, str]]
     """Names, and why the backend refused them."""
     no_room: list[str]
@@ -60,6 +61,8 @@ class Fleet:
         self._released: set[str] = set()
         self._stopping: dict[str, str] = {}
         self._creating: dict[str, asyncio.Task[str]] = {}
+        self._begun: dict[str, WorkerSpec] = {}
+        """What those that are being created are to be."""
         self._expected: dict[str, asyncio.Event] = {}
         self._lost: set[str] = set()
         self._known = asyncio.Event()
@@ -92,6 +95,7 @@ class Fleet:
         """
         group = await self._ready()
         result = Creation([], [], [], [])
+        joined: set[str] = set()
         begun: list[asyncio.Task[str]] = []
         for spec in specs:
             name = spec.identity.name
@@ -112,6 +116,9 @@ class Fleet:
                     self._admission.enqueue(spec.identity.task_id, name)
                 task = group.create_task(self._create(spec, held=not room), name=f"create {name}")
                 self._creating[name] = task
+                self._begun[name] = spec
+            else:
+                joined.add(name)
             begun.append(task)
             result.created.append(name)
         if begun:
@@ -122,6 +129,9 @@ class Fleet:
             if why := task.result():
                 result.created.remove(name)
                 result.refused.append((name, why))
+            elif name in joined and (known := self._picture.get(name)) is not None:
+                result.created.remove(name)
+                result.existing.append(known)
         return result
 
     async def scale_down(self, task_id: str, left: int, reason: str) -> list[Worker]:
@@ -130,15 +140,20 @@ class Fleet:
         Answers when the stops are noted. Cancelled, they go on. Raises NotReadyError.
         """
         group = await self._ready()
+        # Those that are being created count, and are the youngest.
+        begun = [s.identity for s in self._begun.values() if s.identity.task_id == task_id and self._picture.get(s.identity.name) is None]
+        begun = sorted((i for i in begun if i.name not in self._stopping), key=lambda identity: identity.index, reverse=True)
         unfinished = [w for w in self._picture.unfinished(task_id) if w.name not in self._stopping and not w.stopping]
         unfinished.sort(key=lambda w: (w.state is State.PENDING, w.held, w.created, w.identity.index), reverse=True)
-        chosen = unfinished[: max(0, len(unfinished) - left)]
-        for worker in chosen:
-            self._stopping[worker.name] = reason
-        stops = [group.create_task(self._stop(worker.name, reason), name=f"stop {worker.name}") for worker in chosen]
+        names = [identity.name for identity in begun] + [worker.name for worker in unfinished]
+        chosen = names[: max(0, len(names) - left)]
+        for name in chosen:
+            self._stopping[name] = reason
+        stops = [group.create_task(self._stop(name, reason), name=f"stop {name}") for name in chosen]
         if stops:
             await asyncio.wait(stops)
-        return [worker for worker, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()]
+        stopped = [name for name, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()]
+        return [worker for name in stopped if (worker := self._picture.get(name)) is not None]
 
     async def select(self, task: str, name: str, state: State | None, limit: int) -> Selection:
         """See Picture.select. Raises NotReadyError."""
@@ -221,12 +236,19 @@ class Fleet:
         finally:
             del self._expected[name]
             self._creating.pop(name, None)
+            self._begun.pop(name, None)
+        self._stopping.pop(name, None)
         self._admission.free(name)
         self._admit()
         return why
 
     async def _stop(self, name: str, reason: str) -> bool:
-        """Asks the backend; whether that worked. If not, a repeated call tries again."""
+        """Asks the backend, once it has created the worker; whether that worked. If not, a repeated call tries again."""
+        creating = self._creating.get(name)
+        if creating is not None:
+            await asyncio.wait({creating})
+            if creating.cancelled() or creating.result():
+                return False
         try:
             await self._backend.stop(name, reason)
         except (BackendError, OSError) as error:

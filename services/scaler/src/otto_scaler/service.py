@@ -34,6 +34,8 @@ from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
 
 MAX_RELEASED = 10_000
 SHOWN_REFUSALS = 10
+SHOWN_CHARACTERS = 40
+"""Of a filter that is none."""
 
 
 class OttoscalerServicer(Base):
@@ -100,7 +102,9 @@ class OttoscalerServicer(Base):
             try:
                 state = State(request.status_filter)
             except ValueError:
-                words = f"{request.status_filter!r} is none of {', '.join(s.value for s in State)}"
+                asked = request.status_filter
+                shown = asked if len(asked) <= SHOWN_CHARACTERS else asked[:SHOWN_CHARACTERS] + "…"
+                words = f"{shown!r} is none of {', '.join(s.value for s in State)}"
                 raise InvalidRequestError([("status_filter", words)]) from None
         selection = await self._fleet.select(request.task_id, request.worker_pod_name, state, self._listed)
         return self._book.response(selection, self._fleet.places() if selection.waiting else {})
