@@ -236,3 +236,13 @@ async def test_no_git_is_said(tmp_path: Path, repository: Repository) -> None:
         worker = await rig.run(script("true", repository=str(repository.path)))
         assert (worker.exit_code, worker.cause) == (127, Cause.EXIT_CODE)
         assert "git" in worker.error
+
+
+@pytest.mark.parametrize("left", ["mkfifo .git/otto-checkout", "mkdir -p .git/otto-checkout/full", "ln -s /dev/zero .git/otto-checkout"])
+async def test_what_a_worker_leaves_in_the_workspace_does_not_hold_the_next_checkout(rig: Rig, repository: Repository, left: str) -> None:
+    """Nothing there is waited for or believed."""
+    first = script(f"rm -rf .git/otto-checkout; {left}", task="first", repository=str(repository.path), workspace="ws")
+    assert (await rig.run(first)).state is State.SUCCEEDED
+    second = script("cat version", task="second", repository=str(repository.path), workspace="ws")
+    assert (await rig.run(second)).state is State.SUCCEEDED
+    assert rig.output(second).endswith("3\n")

@@ -11,10 +11,12 @@ import time
 
 from . import report
 from .child import CheckoutFailedError
+from .control import UnreadableError, put, read_bytes, write_beside
 from .launch import Launch
 from .supervision import Supervision
 
-MARK = b".git/otto-checkout"
+MARK = "otto-checkout"
+"""Below .git; a worker of the same workspace may have put anything there."""
 LOCKS = (b"index.lock", b"shallow.lock", b"HEAD.lock", b"config.lock", b"packed-refs.lock")
 LOCK_SECONDS = 0.05
 _FULL_SHA = re.compile(rb"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -121,19 +123,18 @@ def _fetch_and_checkout(supervision: Supervision, launch: Launch, configuration:
 
 
 def _note_done(launch: Launch) -> None:
-    descriptor = os.open(os.path.join(launch.workspace, MARK), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, launch.mark)
-    finally:
-        os.close(descriptor)
+    directory = os.fsdecode(os.path.join(launch.workspace, b".git"))
+    put(directory, write_beside(directory, MARK, launch.mark), MARK)
 
 
 def _done_before(launch: Launch) -> bool:
     """Whether another worker of the attempt did it, not longer ago than an attempt can last."""
+    directory = os.fsdecode(os.path.join(launch.workspace, b".git"))
     try:
-        with open(os.path.join(launch.workspace, MARK), "rb") as file:
-            return file.read() == launch.mark and time.time() - os.fstat(file.fileno()).st_mtime < launch.timeout
-    except OSError:
+        if read_bytes(directory, MARK, len(launch.mark)) != launch.mark:
+            return False
+        return time.time() - os.lstat(os.path.join(directory, MARK)).st_mtime < launch.timeout
+    except (UnreadableError, OSError):
         return False
 
 
