@@ -327,3 +327,21 @@ async def test_a_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
 def limit(store: SqliteStore, pages: int) -> None:
     """SQLite answers as on a full disk when the file would need more than this many pages (or more than it has)."""
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+async def test_what_is_an_edge_is_on_the_disk_before_it_is_told(tmp_path: Path) -> None:
+    """A stage's edges and new runs are synced with each commit, what lies between only when SQLite sees fit."""
+    store = await open_store(tmp_path / "runs.sqlite")
+    assert isinstance(store, SqliteStore)
+
+    def synchronous() -> str:
+        return {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}[store._connection.execute("PRAGMA synchronous").fetchone()[0]]
+
+    run = record()
+    await store.create(run, [message(1)])
+    assert synchronous() == "FULL"
+    await store.save(run, [message(2)], edge=False)
+    assert synchronous() == "NORMAL"
+    await store.save(run, [message(3)], edge=True)
+    assert synchronous() == "FULL"
+    await store.close()

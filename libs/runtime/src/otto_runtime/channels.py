@@ -13,6 +13,10 @@ import grpc.aio
 from opentelemetry import propagate
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+KEEPALIVE_SECONDS = 20.0
+"""Silence after which a peer with open calls is asked whether it is there; proxies commonly wait a minute."""
+KEEPALIVE_TIMEOUT_SECONDS = 10.0
+"""Time for its answer; then the connection is given up, and its calls end with UNAVAILABLE."""
 
 
 class ServiceDescriptor(Protocol):
@@ -55,9 +59,10 @@ async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeou
     options = [
         ("grpc.service_config", service_config(services, unary_timeout)),
         ("grpc.enable_retries", 1),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # without it the core waits a minute for a ping, whatever keepalive says
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
+        # Without it gRPC waits a minute for any ping, those with which it measures the line too, whatever keepalive says.
+        ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

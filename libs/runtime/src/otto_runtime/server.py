@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 """How long a stop waits, after all handlers have ended, for what is on its way to clients. A client that does not read never takes it."""
+KEEPALIVE_SECONDS = 30.0
+"""Silence after which a client is asked whether it is there."""
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+"""Time for its answer; then the connection is given up, and the handlers of its calls are cancelled as if it had left."""
 TELEMETRY_SECONDS = 3.0
 """How long telemetry may take to flush."""
 
@@ -179,9 +183,10 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.ping_timeout_ms", 20_000),  # without it the core waits a minute for a ping, whatever keepalive says
+            ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+            ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
+            # Without it gRPC waits a minute for any ping, those with which it measures the line too, whatever keepalive says.
+            ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_permit_without_calls", 1),
