@@ -42,7 +42,7 @@ async def test_runs_to_its_end(standalone: Standalone, source: Path, tmp_path: P
 
 
 async def test_the_approval_is_waited_for(standalone: Standalone, tmp_path: Path) -> None:
-    """Number 3 stops before production until somebody among the approvers says yes, then ends well."""
+    """Number 3 stops before production until somebody among the approvers says yes, then ends well: every worker ran once."""
     source = PIPELINES[2]
     with_other_commands(source, tmp_path / "pipeline.yaml")
     running = asyncio.create_task(ottoctl(standalone, "pipeline", "run", str(tmp_path / "pipeline.yaml"), "--id", "three"), name="run 3")
@@ -59,6 +59,13 @@ async def test_the_approval_is_waited_for(standalone: Standalone, tmp_path: Path
         assert code == 0, output
         code, output = await running
         assert code == 0, output
+        _, logs = await ottoctl(standalone, "logs", "--pipeline", "three")
+        for line in (
+            *(f"test-jest worker {index} of 3" for index in (1, 2, 3)),
+            "deploy-production worker 1 of 1",
+            "cleanup-preview worker 1 of 1",
+        ):
+            assert logs.count(line) == 1, (line, logs)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
