@@ -22,10 +22,7 @@ def held(directory: Path) -> Iterator[Path]:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise StateUnusableError(
-            f"the state directory {directory} can't be used: {what}. Make it writable or name another one in OTTO_STANDALONE_STATE_DIR"
-        ) from error
+        raise _unusable(directory, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,8 +32,20 @@ def held(directory: Path) -> Iterator[Path]:
                 f"the state directory {directory} is held by another instance (process {holder}). "
                 "Stop that one or name another directory in OTTO_STANDALONE_STATE_DIR"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise _unusable(directory, error) from error
         yield directory
     finally:
         os.close(descriptor)
+
+
+def _unusable(directory: Path, error: OSError) -> StateUnusableError:
+    full = error.errno == errno.ENOSPC
+    what = "the disk is full" if full else str(error.strerror).lower()
+    remedy = "Make room there" if full else "Make it writable"
+    return StateUnusableError(
+        f"the state directory {directory} can't be used: {what}. {remedy} or name another one in OTTO_STANDALONE_STATE_DIR"
+    )

@@ -1,0 +1,254 @@
+"""Standalone's state is out of reach, full, damaged or somebody else's, or the clock jumps: what it says, and what goes on."""
+
+import asyncio
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, WatchPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
+
+from .conftest import Standalone, end_workers
+
+WAIT_SECONDS = 40.0
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+@contextmanager
+def mounted(directory: Path, options: str) -> Iterator[Path]:
+    """A file system in memory at `directory`; skips the test where none can be mounted."""
+    directory.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a file system in memory can't be mounted, which only root may: {done.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+async def refused(state: Path, **environ: str) -> str:
+    """What standalone says when it does not start: exit code 1, no traceback."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "otto_standalone",
+        env={**os.environ, "OTTO_STANDALONE_STATE_DIR": str(state), "OTTO_METRICS_LISTEN": "off", "OTTO_LISTEN": "127.0.0.1:0", **environ},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    said = errors.decode()
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture
+async def instances(tmp_path: Path) -> AsyncIterator[list[Standalone]]:
+    """Instances that are stopped after the test with what is left of their workers."""
+    made: list[Standalone] = []
+    yield made
+    for instance in made:
+        if instance._process is not None and instance.process.returncode is None:
+            await instance.stop()
+        await end_workers(instance.state)
+
+
+def stage(stage_id: str, script: str, *needs: str) -> PipelineStage:
+    return PipelineStage(stage_id=stage_id, command=["sh", "-c"], args=[script], depends_on=needs)
+
+
+async def begun(channel: grpc.aio.Channel, pipeline_id: str, *stages: PipelineStage) -> None:
+    """Returns when the pipeline's first stage has workers."""
+    call = PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id=pipeline_id, stages=stages))
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for message in call:
+            if message.stage_id and message.status == StageStatus.STAGE_RUNNING:
+                break
+    call.cancel()
+
+
+async def watched(channel: grpc.aio.Channel, pipeline_id: str) -> list[PipelineProgress]:
+    async with asyncio.timeout(WAIT_SECONDS):
+        return [m async for m in PipelineServiceStub(channel).WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id))]
+
+
+@pytest.mark.slow
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """It says which address is taken and by which setting another one is chosen; the state is not touched."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        said = await refused(tmp_path / "state", OTTO_LISTEN=address)
+    assert address in said
+    assert "OTTO_LISTEN" in said
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.slow
+async def test_a_directory_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    """On a file system that is read-only it says which directory and what to do."""
+    with mounted(tmp_path / "ro", "size=1m,ro") as directory:
+        said = await refused(directory / "state")
+    assert str(directory / "state") in said
+    assert "OTTO_STANDALONE_STATE_DIR" in said
+
+
+@pytest.mark.slow
+async def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    """Where there is no room for the state it says so and ends, and starts once there is room."""
+    with mounted(tmp_path / "full", "size=8m") as directory:
+        state = directory / "state"
+        state.mkdir()
+        fill(directory)
+        said = await refused(state)
+        assert "full" in said
+        assert str(state) in said
+        (directory / "filler").unlink()
+        instance = Standalone(state)
+        instance._environ["TMPDIR"] = str(tmp_path)
+        try:
+            await instance.start()
+        finally:
+            await instance.stop()
+
+
+async def refusal(channel: grpc.aio.Channel) -> grpc.aio.AioRpcError:
+    """How new pipelines are refused once SQLite has used up the room that its files have."""
+    large = [stage(f"s{number}", "true " * 900) for number in range(40)]
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            try:
+                await begun(channel, f"q{os.urandom(4).hex()}", *large)
+            except grpc.aio.AioRpcError as error:
+                return error
+
+
+def fill(directory: Path) -> None:
+    """Takes all the room there is."""
+    with (directory / "filler").open("ab", buffering=0) as file:
+        for size in (65536, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+
+
+@pytest.mark.slow
+async def test_a_disk_that_gets_full_holds_up_but_loses_nothing(tmp_path: Path, instances: list[Standalone]) -> None:
+    """The service lives on, new pipelines are refused in words, and what ran ends as it would have once there is room."""
+    with mounted(tmp_path / "disk", "size=24m") as directory:
+        instance = Standalone(directory / "state")
+        instances.append(instance)
+        await instance.start()
+        go = tmp_path / "go"
+        async with instance.channel() as channel:
+            await begun(channel, "p", stage("a", f"while [ ! -e {go} ]; do sleep 0.05; done"), stage("b", "echo done", "a"))
+            fill(directory)
+            error = await refusal(channel)
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert "the disk is full" in (error.details() or "")
+            go.touch()
+            await asyncio.sleep(1.0)
+            assert instance.process.returncode is None
+            (directory / "filler").unlink()
+            said = await watched(channel, "p")
+        assert (said[-1].stage_id, said[-1].status) == ("", StageStatus.STAGE_COMPLETED)
+        await instance.stop()
+        await end_workers(instance.state)
+
+
+async def damaged(state: Path, instances: list[Standalone]) -> Path:
+    """The file of runs of a standalone that was killed while a pipeline ran."""
+    instance = Standalone(state)
+    instances.append(instance)
+    await instance.start()
+    async with instance.channel() as channel:
+        await begun(channel, "old", stage("a", "sleep 300"))
+    await instance.kill()
+    return state / "runs.sqlite"
+
+
+@pytest.mark.slow
+async def test_a_damaged_file_of_runs_costs_its_runs_only(tmp_path: Path, instances: list[Standalone]) -> None:
+    """It starts, says in its log what became of the file, keeps all of it, and runs new pipelines, also under the old ids."""
+    runs = await damaged(tmp_path / "state", instances)
+    os.truncate(runs, runs.stat().st_size // 2)
+    log = runs.with_name("runs.sqlite-wal").read_bytes()
+    await instances[0].start()
+    assert "executor.store.moved_aside" in instances[0].log.read_text()
+    assert log in [file.read_bytes() for file in runs.parent.glob("runs.sqlite.damaged-*-wal")]
+    async with instances[0].channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await PipelineServiceStub(channel).GetPipeline(GetPipelineRequest(pipeline_id="old"))
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+        await begun(channel, "new", stage("a", "true"))
+        assert (await watched(channel, "new"))[-1].status == StageStatus.STAGE_COMPLETED
+
+
+@pytest.mark.slow
+async def test_a_newer_file_of_runs_is_refused(tmp_path: Path, instances: list[Standalone]) -> None:
+    """It says that a newer version wrote it and what to do, and leaves it as it is."""
+    runs = await damaged(tmp_path / "state", instances)
+    connection = sqlite3.connect(runs)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = runs.read_bytes()
+    said = await refused(tmp_path / "state")
+    assert "newer version" in said
+    assert str(runs) in said
+    assert runs.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not here (Debian, Ubuntu: apt-get install libfaketime)")
+@pytest.mark.parametrize("step", ["+1d", "-1d", "+1h", "-1h"])
+async def test_a_clock_that_jumps_changes_no_outcome(tmp_path: Path, instances: list[Standalone], step: str) -> None:
+    """The whole service under a clock that is set: what runs goes on, a retry comes in seconds, every line is there, new pipelines run."""
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    fake = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    instance = Standalone(tmp_path / "state", **fake)
+    instances.append(instance)
+    await instance.start()
+    go = tmp_path / "go"
+    repeated = stage("repeated", f'[ "$OTTO_ATTEMPT" = 2 ] || {{ sleep 1; exit 3; }}; touch {go}')
+    repeated.retry_policy.max_attempts = 1
+    repeated.retry_policy.retry_delay_seconds = 2
+    async with instance.channel() as channel:
+        await begun(
+            channel, "p", stage("long", f"while [ ! -e {go} ]; do sleep 0.05; done; echo went on"), repeated, stage("last", "true", "long")
+        )
+        clock.write_text(step)
+        said = await watched(channel, "p")
+        assert (said[-1].stage_id, said[-1].status) == ("", StageStatus.STAGE_COMPLETED), said[-1]
+        assert {(m.stage_id, m.attempt) for m in said if m.stage_id and m.attempt} == {
+            ("long", 1),
+            ("repeated", 1),
+            ("repeated", 2),
+            ("last", 1),
+        }
+        assert said[-1].metrics.duration_seconds < WAIT_SECONDS
+        await begun(channel, "q", stage("a", "true"))
+        assert (await watched(channel, "q"))[-1].status == StageStatus.STAGE_COMPLETED
