@@ -1,7 +1,8 @@
 """Runs in one SQLite file: what standalone and a single executor use.
 
 Called inline: a commit takes 40 µs, or 0.2 to 4 ms where it has to survive a power cut (measured; CONTRIBUTING.md has the worst), which
-only starts, ends and decisions need. The file belongs to one process at a time (SQLite's exclusive locking), so a second executor on it is refused.
+only starts, ends and decisions need. The file belongs to one process at a time (a lock of ours and SQLite's exclusive locking), so a second
+executor on it is refused.
 """
 
 import asyncio
