@@ -41,6 +41,8 @@ class Stand:
     logs: Any = None
     handler: Any = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    halt: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a test that wants the relay to stop while it still looks."""
 
     @property
     def workers_dir(self) -> Path:
@@ -57,7 +59,7 @@ class Stand:
             **self.settings,
             **settings,
         )
-        stop = asyncio.Event()
+        self.halt = stop = asyncio.Event()
         self.ready = asyncio.Event()
         async with (
             bound(RuntimeSettings(listen=listen, stop_grace=2.0)) as host,
@@ -68,7 +70,7 @@ class Stand:
             serving = group.create_task(host.serve([component], stop))
             try:
                 async with grpc.aio.insecure_channel(host.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-                    await asyncio.wait_for(channel.channel_ready(), 5)
+                    await asyncio.wait_for(channel.channel_ready(), 30)
                     self.logs = LogStreamingServiceStub(channel)
                     self.handler = OttoHandlerLogServiceStub(channel)
                     yield
