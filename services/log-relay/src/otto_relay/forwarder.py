@@ -76,16 +76,34 @@ class Forwarder:
                 while not self._turns:
                     await self._bell.wait()
                 try:
-                    async with self._handler.lines() as stream, asyncio.TaskGroup() as group:
-                        group.create_task(self._send(stream), name="send lines")
-                        group.create_task(self._receive(stream), name="receive answers")
-                except* HandlerLostError as errors:
-                    self._reach.failed(str(errors.exceptions[0]))
+                    async with self._handler.lines() as stream:
+                        await self._talk(stream)
+                except HandlerLostError as error:
+                    self._reach.failed(str(error))
                 self._start_again()
                 await asyncio.sleep(self._waits.next())
         finally:
             for timer in self._held.values():
                 timer.cancel()
+
+    async def _talk(self, stream: LineStream) -> None:
+        """Sends and receives until HandlerLostError.
+
+        No TaskGroup: of an error and a cancellation that come at the same moment it would keep the cancellation to itself.
+        """
+        tasks = [
+            asyncio.create_task(self._send(stream), name="send lines"),
+            asyncio.create_task(self._receive(stream), name="receive answers"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
 
     def _start_again(self) -> None:
         """What was unanswered is owed again."""
