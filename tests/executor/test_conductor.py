@@ -19,7 +19,7 @@ from otto_executor.errors import (
     TooManyRunsError,
     WorkersUnavailableError,
 )
-from otto_executor.orders import Refused
+from otto_executor.orders import Created, Order, Refused
 from otto_executor.progress import Progress
 from otto_executor.retention import Keeping
 from otto_executor.retry import Failure, FailureCause, RetryPolicy
@@ -547,3 +547,48 @@ async def begin_and_end(conductor: Conductor, definition: Definition, what: str)
     if what == "cancel":
         await conductor.cancel(definition.pipeline_id, "cancelled")
     await to_the_end(conductor, definition.pipeline_id)
+
+
+async def test_ends_that_are_stored_are_given_back(fleet: Fleet) -> None:
+    """So that the scaler may delete those workers; after a restart it is said again, also for runs that ended meanwhile, and by nobody of
+    a run whose end is not stored.
+    """
+    store = MemoryStore()
+    fleet.script = lambda key: Fate(seconds=None) if key[1] == "b" else Fate()
+    async with process(fleet, store) as conductor:
+        await conductor.begin(pipeline(StageSpec("a", workers=2), StageSpec("b")), b"")
+        await until(lambda: sorted(fleet.released) == ["otto-a-1-1", "otto-a-1-2"])
+    fleet.released.clear()
+    fleet.end(("p", "b", 1, 1), Fate())
+    async with process(fleet, store):
+        await until(lambda: sorted(fleet.released) == ["otto-a-1-1", "otto-a-1-2", "otto-b-1-1"])
+    fleet.released.clear()
+    async with process(fleet, store):
+        await until(lambda: sorted(fleet.released) == ["otto-a-1-1", "otto-a-1-2", "otto-b-1-1"])
+    fleet.released.clear()
+    fleet.create("somebody else's", "x", 1, 1)
+    async with process(fleet, store):
+        await until(lambda: "otto-x-1-1" in fleet.released)
+
+
+async def test_an_end_is_not_given_back_while_its_workers_may_be_asked_for_again(fleet: Fleet) -> None:
+    """The scaler has created them and can't be heard: asked again after they were deleted, it would run them a second time."""
+    store = MemoryStore()
+    view = fleet.view()
+    answers = asyncio.Event()
+
+    async def unheard(order: Order) -> Created | Refused:
+        outcome = await type(view).start(view, order)
+        if not answers.is_set():
+            raise WorkersUnavailableError("nothing was heard")
+        return outcome
+
+    view.start = unheard  # type: ignore[method-assign]  # one call is lost on its way back
+    fleet.view = lambda crash=None: view  # type: ignore[method-assign]
+    async with process(fleet, store) as conductor:
+        await conductor.begin(pipeline(StageSpec("a")), b"")
+        await until(lambda: len(fleet.orders) > 3)
+        await until(lambda: fleet.workers["p", "a", 1, 1].status.ended)
+        assert fleet.released == []
+        answers.set()
+        await until(lambda: fleet.released == ["otto-a-1-1"])

@@ -222,6 +222,18 @@ async def test_what_cannot_be_created_fails_the_stage(bench: Bench, executor: Ex
     assert seen[-1].failure_cause == worker_pb2.FAILURE_CAUSE_REJECTED
 
 
+async def test_what_fails_in_the_scaler_is_nobodys_fault(bench: Bench) -> None:
+    """A refusal with an infrastructure cause is repeated on that budget, and keeps its cause when it is used up."""
+    bench.set(infrastructure_retries=2, infrastructure_retry_delay=0.01)
+    bench.fleet.refusals["a"] = Refused(Failure(FailureCause.INTERNAL, "its directory could not be made: No space left on device"))
+    async with bench.executor() as running:
+        seen = await everything(running.client.ExecutePipeline(two()))
+    assert [m.status for m in seen if m.stage_id == "a"].count(StageStatus.STAGE_RETRYING) == 2
+    assert seen[-1].status == StageStatus.STAGE_FAILED
+    assert seen[-1].failure_cause == worker_pb2.FAILURE_CAUSE_INTERNAL
+    assert len([order for order in bench.scaler.requests if order.worker.stage_id == "a"]) == 3
+
+
 async def test_what_the_scaler_is_asked_for(bench: Bench, executor: Executor) -> None:
     """The checkout comes first and alone names the repository; stages get all they said, the run's workspace, and one trace."""
     request = PipelineRequest(

@@ -37,6 +37,11 @@ class Process:
         """The names of its events."""
         return [event["event"] for event in self.events]
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
     async def serving(self) -> None:
         """Waits until it says which address it serves."""
         async with asyncio.timeout(START_SECONDS):

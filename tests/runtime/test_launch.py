@@ -1,6 +1,7 @@
 """A process of ours: how it begins, ends, and what it says when it can't."""
 
 import asyncio
+import resource
 import signal
 import subprocess
 import sys
@@ -54,6 +55,18 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
             assert await process.ended(timeout=30) == 128 + signal.SIGTERM
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
+
+
+async def test_as_many_files_may_be_open_as_are_allowed(tmp_path: Path) -> None:
+    """A shell's soft limit, which is there for programs that use select(), is raised to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        async with started(tmp_path) as process:
+            await process.serving()
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_settings_that_cannot_be_used(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.contextvars import bind_contextvars, get_contextvars
 
-from otto_runtime.tasks import Backoff, EndedUnexpectedly, cancelled, first, forever
+from otto_runtime.tasks import Backoff, EndedUnexpectedly, cancelled, first, forever, owned
 
 
 async def test_forever_names_what_ended() -> None:
@@ -115,3 +116,20 @@ async def test_backoff_waits() -> None:
     started = time.monotonic()
     await Backoff(0.04, 0.04).wait()
     assert 0.015 < time.monotonic() - started < 1
+
+
+async def test_what_outlives_a_call_is_not_logged_as_that_call() -> None:
+    """A task that a call brings about has the fields it is given, and none of the call's; a plain one has them all."""
+    seen: dict[str, dict[str, object]] = {}
+
+    async def work(name: str) -> None:
+        seen[name] = get_contextvars()
+
+    async def call(group: asyncio.TaskGroup) -> None:
+        bind_contextvars(rpc="ExecutePipeline")
+        owned(group, work("owned"), "run p", pipeline="p")
+        group.create_task(work("plain"))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(call(group))
+    assert seen == {"owned": {"pipeline": "p"}, "plain": {"rpc": "ExecutePipeline"}}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -136,7 +137,7 @@ class Rig:
         return text.decode("utf-8", "replace")
 
 
-DEFAULT_LIMITS = Limits(max_workers=100, max_queued=1000, finished_ttl=3600, unreleased_limit=86400, watch_backlog=1000)
+DEFAULT_LIMITS = Limits(max_workers=100, max_queued=1000, finished_ttl=3600, unreleased_limit=86400, watch_backlog=1000, peer_grace=0)
 
 
 @asynccontextmanager
@@ -187,6 +188,12 @@ def processes_of(root: Path) -> list[int]:
                 if mark in (entry / "cmdline").read_bytes() or mark in (entry / "environ").read_bytes():
                     found.append(int(entry.name))
     return found
+
+
+def delete(directory: Path) -> None:
+    """Deletes a worker's directory, as somebody would who repeats it when a supervisor has written its report in the middle."""
+    while directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def kill_workers(root: Path) -> None:

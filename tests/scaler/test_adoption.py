@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from otto_scaler.backends.process.supervisor import report
 from otto_scaler.errors import BackendUnusableError
 from otto_scaler.worker import Cause, State, worker_name
 
-from .conftest import Rig, kill_workers, process_rig, processes_of, script, spec, until
+from .conftest import Rig, delete, kill_workers, process_rig, processes_of, script, spec, until
 
 
 async def service_killed(root: Path, *tasks: str, running: int | None = None) -> None:
@@ -82,7 +82,7 @@ async def test_an_adopted_worker_can_be_stopped(root: Path) -> None:
     await service_killed(root, "task=trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.02; done")
     async with process_rig(root) as rig:
         await until(lambda: "up" in rig.output(spec("task")))
-        assert [w.name for w in await rig.fleet.scale_down("task", 0, "over")] == [name("task")]
+        assert [w.name for w in (await rig.fleet.scale_down("task", 0, "over")).stopping] == [name("task")]
         ended = await rig.ends(name("task"))
         assert (ended.cause, ended.exit_code, ended.error) == (Cause.CANCELLED, 0, "over")
         assert rig.output(spec("task")) == "up\nbye\n"
@@ -114,13 +114,14 @@ async def test_two_supervisors_of_one_worker_run_it_once(root: Path) -> None:
     directory = WorkerDirectory(root / "workers" / name("task"))
     (root / "workers").mkdir()
     wanted = script("echo ran >> ../../../../runs")
-    directory.make(Record(wanted, uid="u1", created=1), held=False)
+    record = Record(wanted, uid="u1", created=1)
+    directory.make(record, held=False)
     surroundings = Surroundings(root, "/usr/bin:/bin", "C.UTF-8")
     own = OwnDirectory(root / "workspaces", "u1")
     own.make()
     started = []
     for _ in range(2):
-        told = environment.launch(wanted, own, own.work, {}, surroundings)
+        told = environment.launch(record, own, own.work, {}, surroundings)
         started.append(processes.spawn(directory.path, told))
     codes = []
     for supervisor, running in started:
@@ -186,24 +187,35 @@ async def test_a_stop_that_was_noted_but_not_sent_is_sent(root: Path) -> None:
 async def test_a_directory_deleted_while_no_service_was_there(root: Path) -> None:
     """Its supervisor has ended it by itself; nobody knows of it any more, and nothing is left."""
     await service_killed(root, "task=sleep 300")
-    shutil.rmtree(root / "workers" / name("task"))
+    delete(root / "workers" / name("task"))
     async with process_rig(root) as rig:
         assert rig.worker(name("task")) is None
         await until(lambda: not processes_of(root))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff", b'{"version": 9}'], ids=["empty", "no fields", "bytes", "other version"])
-async def test_a_directory_that_makes_no_sense_is_left_alone(root: Path, content: bytes) -> None:
-    """It is reported, not destroyed, and keeps nobody from working."""
+async def test_a_directory_that_makes_no_sense_is_set_aside(root: Path, content: bytes) -> None:
+    """It is reported, not destroyed, and keeps nobody from working, not even the worker in whose place it lies."""
     odd = root / "workers" / name("odd")
     odd.mkdir(parents=True)
     (odd / "spec").write_bytes(content)
     async with process_rig(root) as rig:
         assert (await rig.run(script("exit 0"))).state is State.SUCCEEDED
         assert rig.worker(name("odd")) is None
-        created = await rig.create(spec("odd"))
-        assert created.refused
-    assert (odd / "spec").read_bytes() == content
+        assert (await rig.run(spec("odd"))).state is State.SUCCEEDED
+    [aside] = (root / "workers").glob(".aside-*")
+    assert (aside / "spec").read_bytes() == content
+
+
+async def test_what_nobody_understands_is_deleted_in_the_end(root: Path) -> None:
+    """After a week without a change; what is younger stays to be looked at."""
+    for kind in (".aside-otto-", "otto-"):
+        for age, days in (("old", 8), ("young", 6)):
+            (root / "workers" / f"{kind}{age}").mkdir(parents=True)
+            changed = time.time() - days * 86_400
+            os.utime(root / "workers" / f"{kind}{age}", (changed, changed))
+    async with process_rig(root):
+        await until(lambda: {p.name for p in (root / "workers").iterdir()} == {".lock", ".aside-otto-young", "otto-young"})
 
 
 async def test_an_unreadable_report_is_an_internal_failure(root: Path) -> None:

@@ -136,7 +136,7 @@ async def test_a_secret_that_is_missing_refuses_the_worker(any_rig: Rig) -> None
     wanted = spec(secrets=(SecretVariable("TOKEN", "deploy", "token"),))
     created = await any_rig.create(wanted)
     assert created.created == []
-    [(name, why)] = created.refused
+    [(name, why, _)] = created.refused
     assert name == wanted.identity.name
     assert "deploy/token" in why
     assert "TOKEN" in why

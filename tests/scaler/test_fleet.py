@@ -65,7 +65,7 @@ async def test_a_refused_worker_gives_its_slot_back() -> None:
         bad, good = spec("bad", command=LONG), spec("good", command=LONG)
         rig.memory.refusals[bad.identity.name] = "no"
         results = await asyncio.gather(rig.create(bad, queue=True), rig.create(good, queue=True))
-        assert results[0].refused == [(bad.identity.name, "no")]
+        assert [(name, why) for name, why, _ in results[0].refused] == [(bad.identity.name, "no")]
         await rig.runs(good)
 
 
@@ -85,7 +85,7 @@ async def test_what_is_being_created_is_scaled_down_too(memory: Rig, yields: int
     await asyncio.sleep(0)
     for _ in range(yields):
         await asyncio.sleep(0)
-    stopped = await memory.fleet.scale_down("a", left, "enough")
+    stopped = (await memory.fleet.scale_down("a", left, "enough")).stopping
     assert len((await creation).created) == 30
     for wanted in long("a", 30)[left:]:
         assert (await memory.ends(wanted)).cause is Cause.CANCELLED
@@ -99,12 +99,12 @@ async def test_a_refused_worker_that_was_to_be_stopped_can_be_created_later(memo
     memory.memory.refusals[wanted.identity.name] = "no"
     creation = asyncio.create_task(memory.create(wanted))
     await asyncio.sleep(0)
-    assert not await memory.fleet.scale_down("a", 0, "enough")
+    assert await memory.fleet.scale_down("a", 0, "enough") == ([], [])
     assert (await creation).refused
     memory.memory.refusals.clear()
     await memory.create(wanted)
     await memory.runs(wanted)
-    assert await memory.fleet.scale_down("a", 0, "enough")
+    assert (await memory.fleet.scale_down("a", 0, "enough")).stopping
     await memory.ends(wanted)
 
 
@@ -125,11 +125,11 @@ async def test_scaling_down_takes_waiting_ones_first_then_the_youngest() -> None
         await rig.create(*specs, queue=True)
         await rig.runs(specs[2])
         names = [s.identity.name for s in specs]
-        assert sorted(w.name for w in await rig.fleet.scale_down("a", 4, "")) == [names[4]]
-        stopped = await rig.fleet.scale_down("a", 1, "")
-        assert [w.name for w in stopped] == [names[3], names[2], names[1]]
-        assert await rig.fleet.scale_down("a", 1, "") == []
-        assert await rig.fleet.scale_down("unknown", 0, "") == []
+        assert sorted(w.name for w in (await rig.fleet.scale_down("a", 4, "")).stopping) == [names[4]]
+        stops = await rig.fleet.scale_down("a", 1, "")
+        assert [w.name for w in stops.stopping] == [names[3], names[2], names[1]]
+        assert (await rig.fleet.scale_down("a", 1, "")).stopping == []
+        assert (await rig.fleet.scale_down("unknown", 0, "")).stopping == []
         await rig.ends(specs[1])
         first = rig.worker(names[0])
         assert first is not None

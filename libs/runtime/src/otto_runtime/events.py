@@ -46,7 +46,7 @@ SCALER: dict[str, Words] = {
     "scaler.worker.created": Words("Created {worker} of {task}", "{task}의 {worker} 생성"),
     "scaler.worker.adopted": Words("Found {worker} still running", "실행 중인 {worker} 확인"),
     "scaler.worker.refused": Words("Refused {worker}: {why}", "{worker} 거부: {why}"),
-    "scaler.worker.create_failed": Words("Could not create {worker}", "{worker} 생성 실패"),
+    "scaler.worker.create_failed": Words("Could not create {worker} (error id {error_id})", "{worker} 생성 실패 (오류 ID {error_id})"),
     "scaler.worker.start_failed": Words("Could not start {worker}: {why}", "{worker} 시작 실패: {why}"),
     "scaler.worker.not_observed": Words("{worker} was accepted but has not been seen yet", "{worker}이(가) 수락되었으나 아직 보이지 않음"),
     "scaler.worker.stopping": Words("Stopping {worker}: {reason}", "{worker} 중지: {reason}"),
@@ -66,6 +66,23 @@ SCALER: dict[str, Words] = {
         "Removing {worker}, though nobody said that its lines are stored", "로그 저장이 확인되지 않은 {worker}을(를) 제거함"
     ),
     "scaler.worker.remove_failed": Words("Could not remove {worker}: {why}", "{worker} 제거 실패: {why}"),
+    "scaler.worker.supervisor_failed": Words(
+        "The supervisor of {worker} failed: {why}. Its last words: {last_words}",
+        "{worker}의 감독 프로세스 실패: {why}. 마지막 기록: {last_words}",
+    ),
+    "scaler.worker.make_failed": Words("The directory of {worker} could not be made", "{worker}의 디렉터리를 만들지 못함"),
+    "scaler.worker.run_failed": Words("{worker} could not be started", "{worker}을(를) 시작하지 못함"),
+    "scaler.look_failed": Words("The workers can't be looked at now, trying again: {why}", "워커를 지금 확인할 수 없어 다시 시도함: {why}"),
+    "scaler.leftovers_unknown": Words(
+        "What lost supervisors leave can't be found now, trying again: {why}",
+        "사라진 감독 프로세스가 남긴 것을 지금 찾을 수 없어 다시 시도함: {why}",
+    ),
+    "scaler.descriptors_few": Words(
+        "Only {limit} files may be open, {wanted} are needed for {workers} workers: raise the limit (ulimit -Hn), or lower "
+        "OTTO_SCALER_MAX_WORKERS",
+        "열 수 있는 파일이 {limit}개뿐이나 워커 {workers}개에 {wanted}개가 필요함: 한도(ulimit -Hn)를 높이거나 "
+        "OTTO_SCALER_MAX_WORKERS를 낮출 것",
+    ),
     "scaler.tidy_failed": Words("Could not delete {path}: {why}", "{path} 삭제 실패: {why}"),
     "scaler.executor.lost": Words("The executor was lost while {pipeline} runs: {why}", "{pipeline} 실행 중 실행기 연결 끊김: {why}"),
     "scaler.pipeline.caller_left": Words("Cancelled {pipeline}: its caller left", "호출자가 떠나 {pipeline} 취소"),
@@ -124,6 +141,10 @@ EXECUTOR: dict[str, Words] = {
     "executor.worker.stray": Words(
         "Workers of stage {stage} of the ended pipeline {pipeline} were stopped",
         "종료된 파이프라인 {pipeline}의 스테이지 {stage} 워커를 중지함",
+    ),
+    "executor.release.retried": Words(
+        "The scaler was not told yet that the ends of {count} workers are stored: {reason}",
+        "워커 {count}개의 종료 기록 저장을 아직 스케일러에 알리지 못함: {reason}",
     ),
     "executor.workspace.deleted": Words(
         "Workspace {workspace} of pipeline {pipeline} deleted", "파이프라인 {pipeline}의 작업 공간 {workspace} 삭제됨"

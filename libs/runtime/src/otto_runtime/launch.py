@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import cache
 from types import MappingProxyType
 
 import msgspec
@@ -26,6 +28,20 @@ Compose = Callable[[str, RuntimeSettings], Sequence[AbstractAsyncContextManager[
 
 class StartError(Exception):
     """The service can't start; the text says what is wrong and what to do, and is all that the user sees."""
+
+
+@cache
+def raised_descriptor_limit() -> tuple[int, int]:
+    """How many files this process might have open at first, and how many it may now: as many as it is allowed to allow itself.
+
+    Done once, as early as anybody asks. Programs that are started for others get the first number: some still take time for each file they
+    might have open.
+    """
+    first, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if first != most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return first, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 async def host(
@@ -88,6 +104,7 @@ def main(
     runtime = settings[0]
     assert isinstance(runtime, RuntimeSettings)
     logs.configure(runtime)
+    raised_descriptor_limit()
     for variable in misspelt:
         log.warning("runtime.setting_unknown", extra={"variable": variable})
     try:

@@ -1,13 +1,28 @@
 """Ownership of tasks, the exceptions that come out of their groups, and the pacing of repeated attempts."""
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+from structlog.contextvars import bind_contextvars
+
+T = TypeVar("T")
 
 
 class EndedUnexpectedly(RuntimeError):  # noqa: N818 - says what happened
     """A task that should have run until it is cancelled has returned."""
+
+
+def owned(group: asyncio.TaskGroup, work: Coroutine[Any, Any, T], name: str, **fields: Any) -> "asyncio.Task[T]":
+    """Starts a task that may outlive the call that brought it about: of that call's trace and fields its events show nothing.
+
+    `fields` are bound to its events instead.
+    """
+    context = contextvars.Context()
+    context.run(bind_contextvars, **fields)
+    return group.create_task(work, name=name, context=context)
 
 
 async def forever(name: str, work: Awaitable[None]) -> None:

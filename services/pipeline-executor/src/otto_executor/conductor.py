@@ -24,13 +24,14 @@ from otto_executor.errors import (
 )
 from otto_executor.orders import Synced, WorkerReport
 from otto_executor.progress import Progress, seconds
+from otto_executor.releases import Releases
 from otto_executor.rerun import Rerun, kept_stages, left_files, repetition
 from otto_executor.retention import Keeping, Retention
 from otto_executor.run import Run
 from otto_executor.runner import Means, Runner
 from otto_executor.stage import StageState, StageStatus
 from otto_executor.stores import Key, StoredRun, Summary, Workspace, summary
-from otto_runtime.tasks import Backoff
+from otto_runtime.tasks import Backoff, owned
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,7 +46,8 @@ class Conductor:
 
     def __init__(self, means: Means, keeping: Keeping, max_active: int) -> None:
         """`max_active` runs may be unfinished at a time."""
-        self._means = replace(means, rewatch=self.rewatch)
+        self._releases = Releases(means.store, means.workers)
+        self._means = replace(means, rewatch=self.rewatch, release=self._releases.add)
         self._store = means.store
         self._max_active = max_active
         self._active: dict[str, Runner] = {}
@@ -68,6 +70,7 @@ class Conductor:
                 await self._load()
                 self._accepting.set()
                 self._group.create_task(self._retention.run(), name="retention")
+                self._group.create_task(self._releases.run(), name="release workers")
                 await self._watch(ready)
         finally:
             self._accepting.clear()
@@ -266,7 +269,7 @@ class Conductor:
     def _drive(self, runner: Runner) -> None:
         assert self._group is not None
         self._active[runner.pipeline_id] = runner
-        self._group.create_task(self._drive_to_the_end(runner), name=f"run {runner.pipeline_id}")
+        owned(self._group, self._drive_to_the_end(runner), f"run {runner.pipeline_id}", pipeline=runner.pipeline_id)
 
     async def _drive_to_the_end(self, runner: Runner) -> None:
         try:
@@ -316,6 +319,8 @@ class Conductor:
                     runner.report(event)
                 elif not event.status.ended:
                     self._stray(event)
+                else:
+                    self._releases.left_over(event)
                 continue
             watch.synced = True
             backoff.reset()

@@ -1,7 +1,7 @@
 """What the executor asks of whoever runs workers, and what it hears from there."""
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -100,6 +100,9 @@ class Workers(Protocol):
 
     async def stop(self, pipeline_id: str, stage_id: str, reason: str) -> list[WorkerReport]:
         """Asks all unfinished workers of a stage to end and reports how the stage's workers stand then. Idempotent."""
+
+    async def release(self, names: Sequence[str]) -> None:
+        """How these ended workers ended is stored: they need not be kept for that. Idempotent."""
 
     async def delete_workspace(self, workspace: str) -> None:
         """Has a workspace deleted. Idempotent."""

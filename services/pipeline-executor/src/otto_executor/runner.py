@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -57,6 +57,8 @@ class Means:
     draw: Callable[[], float]
     rewatch: Callable[[], None] = lambda: None
     """Asks for a new snapshot of all workers; the conductor puts its own in."""
+    release: Callable[[Iterable[str]], None] = lambda _: None
+    """Takes the names of ended workers whose ends are stored; the conductor puts its own in."""
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     journal_limit: int = 1000
@@ -106,6 +108,7 @@ class Runner:
         self._outcomes: deque[tuple[Action | None, Callable[[Run, float], None]]] = deque()
         self._commands: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._acting: dict[Action, _Acting] = {}
+        self._ends: list[WorkerReport] = []
         self._wake = asyncio.Event()
         self._over = False
         self._crashed = False
@@ -188,7 +191,7 @@ class Runner:
             raise SaveConflictError(self.pipeline_id)
         self._record = record
         self.journal.add(missing)
-        self._acting, self._outcomes, self._inbox = {}, deque(), _Inbox()
+        self._acting, self._outcomes, self._inbox, self._ends = {}, deque(), _Inbox(), []
         self._means.rewatch()
 
     async def _live(self) -> None:
@@ -208,11 +211,13 @@ class Runner:
                 for answer in answers:
                     answer()
                 self._act(group, run)
+                self._release()
                 if run.state.ended and not self._acting:
                     break
                 await self._sleep(run)
         for answer in self._take_in(run, clock):
             answer()
+        self._release()
 
     def _take_in(self, run: Run, clock: Clock) -> list[Callable[[], None]]:
         """Gives the run everything that has happened. Returns what is to be called once that is stored."""
@@ -230,6 +235,7 @@ class Runner:
         if inbox.snapshot is not None:
             run.synced(*inbox.snapshot, now)
             run.reported(inbox.after.values(), now)
+        self._ends += [report for report in (*inbox.before.values(), *inbox.after.values()) if report.status.ended]
         run.tick(now, watching=self._means.watch.synced)
         answers: list[Callable[[], None]] = []
         while self._commands:
@@ -274,6 +280,12 @@ class Runner:
             unwanted = asyncio.Event()
             work = self._perform(run, action, unwanted, before)
             self._acting[action] = _Acting(group.create_task(work, name=f"{action.kind} {self.pipeline_id} {action.stage_id}"), unwanted)
+
+    def _release(self) -> None:
+        """Gives away the ends that are stored; not yet those of an attempt that may still be asked for again, which would run it again."""
+        starting = {(action.stage_id, action.attempt) for action in self._acting if action.kind is Kind.START}
+        self._means.release(end.name for end in self._ends if (end.stage_id, end.attempt) not in starting)
+        self._ends = [end for end in self._ends if (end.stage_id, end.attempt) in starting]
 
     async def _perform(self, run: Run, action: Action, unwanted: asyncio.Event, before: set["asyncio.Task[None]"]) -> None:
         """Does what is wanted for a stage, until it is done or not wanted any more, and after what is still being done for that stage.

@@ -1,6 +1,6 @@
 """The scaler as the executor's `Workers`: orders become ScaleUp and ScaleDown, WatchWorkers becomes reports."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import grpc
 import grpc.aio
@@ -9,13 +9,15 @@ from google.protobuf.duration_pb2 import Duration
 from otto_executor.errors import NoRoomError, WorkersUnavailableError
 from otto_executor.orders import SYNCED, Created, Order, Refused, Synced, WorkerReport, task_id
 from otto_executor.progress import shortened
-from otto_executor.retry import Failure, FailureCause
+from otto_executor.retry import INFRASTRUCTURE, Failure, FailureCause
 from otto_executor.stage import WorkerStatus
 from otto_runtime.tasks import Backoff
 from ottoscaler.v1 import worker_pb2
 from ottoscaler.v1.ottoscaler_service_pb2 import (
     Admission,
     DeleteWorkspaceRequest,
+    Releaser,
+    ReleaseWorkersRequest,
     ScaleRequest,
     ScaleResponse,
     WatchWorkersRequest,
@@ -74,11 +76,20 @@ class ScalerWorkers:
         """See Workers."""
         task = task_id(pipeline_id, stage_id)
         try:
-            await self._scaler.ScaleDown(ScaleRequest(task_id=task, worker_count=0, reason=reason))
+            told = await self._scaler.ScaleDown(ScaleRequest(task_id=task, worker_count=0, reason=reason))
+            if told.status != ScaleResponse.SUCCESS:
+                raise WorkersUnavailableError(shortened(told.message))
             answer = await self._scaler.GetWorkerStatus(WorkerStatusRequest(task_id=task))
         except grpc.aio.AioRpcError as error:
             raise _unavailable(error) from error
         return [report for worker in answer.workers if (report := worker_report(worker)) is not None]
+
+    async def release(self, names: Sequence[str]) -> None:
+        """See Workers."""
+        try:
+            await self._scaler.ReleaseWorkers(ReleaseWorkersRequest(worker_pod_names=names, releaser=Releaser.RELEASER_PIPELINE))
+        except grpc.aio.AioRpcError as error:
+            raise _unavailable(error) from error
 
     async def delete_workspace(self, workspace: str) -> None:
         """See Workers."""
@@ -178,7 +189,10 @@ def _outcome(answer: ScaleResponse, workers: int) -> Created | Refused:
         return Created(names, answer.waiting_count, answer.room_limit)
     if answer.no_room_count and len(names) + answer.no_room_count >= workers:
         raise NoRoomError(shortened(answer.message))
-    return Refused(Failure(FailureCause.REJECTED, shortened(answer.message or "the scaler could not create the workers")), names)
+    # What is refused for good is why the attempt fails; it is nobody's fault only if that holds for every refusal.
+    causes = sorted({_CAUSES.get(refusal.cause, FailureCause.REJECTED) for refusal in answer.refusals}, key=INFRASTRUCTURE.__contains__)
+    cause = causes[0] if causes else FailureCause.REJECTED
+    return Refused(Failure(cause, shortened(answer.message or "the scaler could not create the workers")), names)
 
 
 def _duration(seconds: float) -> Duration:

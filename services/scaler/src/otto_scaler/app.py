@@ -1,6 +1,7 @@
 """The composition root of the scaler: settings → backend → fleet → servicer."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import grpc.aio
 
 from otto_runtime.channels import dial
-from otto_runtime.launch import StartError
+from otto_runtime.launch import StartError, raised_descriptor_limit
 from otto_runtime.server import Component
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.backends.process.environment import Surroundings
@@ -22,7 +23,12 @@ from otto_scaler.settings import Settings
 from otto_scaler.translate.request import Bounds
 from ottoscaler.v1 import ottoscaler_service_pb2, ottoscaler_service_pb2_grpc, pipeline_service_pb2
 
+log = logging.getLogger(__name__)
 SERVICE = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
+DESCRIPTORS = 512
+"""Files that are open whatever the number of workers: connections of clients, stored logs, databases."""
+DESCRIPTORS_PER_WORKER = 4
+"""Files for each worker that runs: two for its supervisor here, and in standalone two for its log in the relay."""
 EXECUTOR_SERVICE = pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]
 
 
@@ -31,6 +37,10 @@ async def scaler_component(settings: Settings, executor_address: str, backend: W
     """The scaler with the process backend, or the one that is given. Raises StartError when its directories can't be used."""
     async with AsyncExitStack() as stack:
         if backend is None:
+            first, limit = raised_descriptor_limit()
+            if limit < (wanted := DESCRIPTORS + DESCRIPTORS_PER_WORKER * settings.max_workers):
+                fields = {"limit": limit, "wanted": wanted, "workers": settings.max_workers}
+                log.warning("scaler.descriptors_few", extra=fields)
             try:
                 backend = await stack.enter_async_context(
                     process_backend(
@@ -40,6 +50,7 @@ async def scaler_component(settings: Settings, executor_address: str, backend: W
                             secrets_dir=_absolute(settings.secrets_dir),
                             path=settings.worker_path or os.environ.get("PATH", os.defpath),
                             language=settings.worker_lang,
+                            descriptors=max(0, first),
                         ),
                     )
                 )
@@ -54,6 +65,7 @@ async def scaler_component(settings: Settings, executor_address: str, backend: W
                 finished_ttl=settings.finished_ttl,
                 unreleased_limit=max(settings.unreleased_limit, settings.finished_ttl),
                 watch_backlog=settings.watch_backlog,
+                peer_grace=settings.peer_grace,
             ),
         )
         pipelines = Pipelines(channel, settings.executor_patience)

@@ -7,7 +7,7 @@ ScalerError
 │   ├── NotReadyError          UNAVAILABLE          starting or stopping
 │   ├── WatcherTooSlowError    RESOURCE_EXHAUSTED   a watcher's backlog is full
 │   └── ExecutorCallError      as the executor said, or UNAVAILABLE when it can't be reached
-└── BackendError
+└── BackendError               the backend can't do it now; the text is for clients
     ├── RefusedError           a worker can't be created, in words for the client
     └── BackendUnusableError   the backend can't work at all; the text says why and what to do
 """
@@ -62,7 +62,7 @@ class ExecutorCallError(CallError):
 
 
 class BackendError(ScalerError):
-    """The root of what backends raise."""
+    """The root of what backends raise: it can't do that now. The text is written for clients."""
 
 
 class RefusedError(BackendError):

@@ -1,7 +1,9 @@
 """All workers: creates and stops them, keeps the one picture of them, tells those who watch, and tidies away what is over."""
 
 import asyncio
+import contextvars
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -11,9 +13,11 @@ from typing import Any, cast
 from otto_scaler.admission import Admission
 from otto_scaler.backends import Gone, Observation, Seen, Synced, WorkerBackend
 from otto_scaler.errors import BackendError, NotReadyError, RefusedError
+from otto_scaler.keeping import Keeping, Need, Verdict
+from otto_scaler.outcomes import Creation, Refusal, Stops
 from otto_scaler.picture import Picture, Selection
 from otto_scaler.watching import Change, Kind, Watch
-from otto_scaler.worker import Cause, State, Worker, WorkerSpec
+from otto_scaler.worker import Cause, State, Worker, WorkerSpec, task_workspace
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +33,9 @@ class Limits:
     finished_ttl: float
     unreleased_limit: float
     watch_backlog: int
+    peer_grace: float = 60.0
     ready_timeout: float = 10.0
     """How long a call waits for the workers to be known, or for a created one to be observed."""
-
-
-@dataclass(slots=True)
-class Creation:
-    """What became of a request for workers; names in the order of the request."""
-
-    existing: list[Worker]
-    created: list[str]
-    """Those that this request created, and no other that asked for them at the same time."""
-    refused: list[tuple[str, str]]
-    """Names, and why the backend refused them."""
-    no_room: list[str]
 
 
 class Fleet:
@@ -50,17 +43,23 @@ class Fleet:
     NotReadyError.
     """
 
-    def __init__(self, backend: WorkerBackend, limits: Limits, clock: Callable[[], int] = time.time_ns) -> None:
-        """`clock` gives nanoseconds since the epoch."""
+    def __init__(
+        self,
+        backend: WorkerBackend,
+        limits: Limits,
+        clock: Callable[[], int] = time.time_ns,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` gives nanoseconds since the epoch, `steady` seconds that only grow."""
         self._backend = backend
         self._limits = limits
         self._clock = clock
         self._picture = Picture()
         self._admission = Admission(limits.max_workers)
         self._watches: set[Watch] = set()
-        self._released: set[str] = set()
+        self._keeping = Keeping(limits.finished_ttl, limits.unreleased_limit, limits.peer_grace, steady)
         self._stopping: dict[str, str] = {}
-        self._creating: dict[str, asyncio.Task[str]] = {}
+        self._creating: dict[str, asyncio.Task[Refusal | None]] = {}
         self._begun: dict[str, WorkerSpec] = {}
         """What those that are being created are to be."""
         self._expected: dict[str, asyncio.Event] = {}
@@ -75,6 +74,7 @@ class Fleet:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                group.create_task(self._backend.run(), name="backend")
                 group.create_task(self._observe(ready), name="observe workers")
                 group.create_task(self._tidy(), name="tidy workers away")
         finally:
@@ -96,7 +96,7 @@ class Fleet:
         group = await self._ready()
         result = Creation([], [], [], [])
         joined: set[str] = set()
-        begun: list[asyncio.Task[str]] = []
+        begun: list[asyncio.Task[Refusal | None]] = []
         for spec in specs:
             name = spec.identity.name
             task = self._creating.get(name)
@@ -105,7 +105,7 @@ class Fleet:
                 if _same(known, spec):
                     result.existing.append(known)
                 else:
-                    result.refused.append((name, "another task's worker has this name; use another task_id"))
+                    result.refused.append(Refusal(name, "another task's worker has this name; use another task_id", Cause.REJECTED))
                 continue
             if task is None:
                 room = self._admission.take(name)
@@ -126,16 +126,16 @@ class Fleet:
         for name, task in zip(list(result.created), begun, strict=True):
             if task.cancelled():
                 raise NotReadyError("the service is stopping; repeat the call")
-            if why := task.result():
+            if refusal := task.result():
                 result.created.remove(name)
-                result.refused.append((name, why))
+                result.refused.append(refusal)
             elif name in joined and (known := self._picture.get(name)) is not None:
                 result.created.remove(name)
                 result.existing.append(known)
         return result
 
-    async def scale_down(self, task_id: str, left: int, reason: str) -> list[Worker]:
-        """Stops workers of a task until `left` are left: pending ones first, then the youngest. Returns those that this call stops.
+    async def scale_down(self, task_id: str, left: int, reason: str) -> Stops:
+        """Stops workers of a task until `left` are left: pending ones first, then the youngest. Tells those that this call stops.
 
         Answers when the stops are noted. Cancelled, they go on. Raises NotReadyError.
         """
@@ -152,8 +152,9 @@ class Fleet:
         stops = [group.create_task(self._stop(name, reason), name=f"stop {name}") for name in chosen]
         if stops:
             await asyncio.wait(stops)
-        stopped = [name for name, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()]
-        return [worker for name in stopped if (worker := self._picture.get(name)) is not None]
+        stopped = {name for name, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()}
+        there = [worker for name in chosen if (worker := self._picture.get(name)) is not None]
+        return Stops([w for w in there if w.name in stopped], [w for w in there if w.name not in stopped and not w.finished])
 
     async def select(self, task: str, name: str, state: State | None, limit: int) -> Selection:
         """See Picture.select. Raises NotReadyError."""
@@ -187,13 +188,15 @@ class Fleet:
         """Returns when all workers there are have been seen, however long that takes."""
         await self._known.wait()
 
-    async def release(self, names: Sequence[str]) -> int:
-        """Their logs are stored elsewhere: finished ones may be removed once their time is over. Returns how many were. Raises
-        NotReadyError.
+    async def release(self, names: Sequence[str], what: Need = Need.LINES) -> int:
+        """Somebody has taken `what` they need of these workers; finished ones may be removed once all was taken and their time is over.
+
+        Returns how many were finished. Raises NotReadyError.
         """
         await self._ready()
-        finished = [name for name in set(names) if (worker := self._picture.get(name)) is not None and worker.finished]
-        self._released.update(finished)
+        finished = [worker for name in set(names) if (worker := self._picture.get(name)) is not None and worker.finished]
+        for worker in finished:
+            self._keeping.taken(worker, what)
         return len(finished)
 
     async def delete_workspace(self, name: str) -> None:
@@ -213,8 +216,8 @@ class Fleet:
 
     # What is done
 
-    async def _create(self, spec: WorkerSpec, *, held: bool) -> str:
-        """Creates a worker and waits until it is observed. Returns why it was refused, or ""."""
+    async def _create(self, spec: WorkerSpec, *, held: bool) -> Refusal | None:
+        """Creates a worker and waits until it is observed. Returns why it was refused, if it was."""
         name = spec.identity.name
         seen = self._expected[name] = asyncio.Event()
         try:
@@ -223,16 +226,18 @@ class Fleet:
                 await seen.wait()
         except RefusedError as error:
             log.warning("scaler.worker.refused", extra={"worker": name, "why": str(error)})
-            why = str(error) or "the backend refused it"
+            refusal = Refusal(name, str(error) or "the backend refused it", error.cause)
         except TimeoutError:
             log.warning("scaler.worker.not_observed", extra={"worker": name})
-            return ""
-        except BackendError as error:
-            log.exception("scaler.worker.create_failed", extra={"worker": name})
-            why = f"the backend failed: {type(error).__name__}"
+            return None
+        except Exception as error:  # one worker that can't be created must not end all others
+            error_id = secrets.token_hex(4)
+            log.exception("scaler.worker.create_failed", extra={"worker": name, "error_id": error_id})
+            why = str(error) if isinstance(error, BackendError) else f"the backend failed (error id {error_id})"
+            refusal = Refusal(name, why, Cause.INTERNAL)
         else:
             log.info("scaler.worker.created", extra={"worker": name, "task": spec.identity.task_id, "held": held})
-            return ""
+            return None
         finally:
             del self._expected[name]
             self._creating.pop(name, None)
@@ -240,7 +245,7 @@ class Fleet:
         self._stopping.pop(name, None)
         self._admission.free(name)
         self._admit()
-        return why
+        return refusal
 
     async def _stop(self, name: str, reason: str) -> bool:
         """Asks the backend, once it has created the worker; whether that worked. If not, a repeated call tries again."""
@@ -251,7 +256,7 @@ class Fleet:
                 return False
         try:
             await self._backend.stop(name, reason)
-        except (BackendError, OSError) as error:
+        except BackendError as error:
             log.warning("scaler.worker.stop_failed", extra={"worker": name, "why": str(error)})
             self._stopping.pop(name, None)
             return False
@@ -263,7 +268,8 @@ class Fleet:
         if self._group is None or not self._known.is_set():
             return
         for name in self._admission.admit():
-            self._group.create_task(self._start(name), name=f"start {name}")
+            # In a context of its own: whose call gave the slot back says nothing about who gets it.
+            self._group.create_task(self._start(name), name=f"start {name}", context=contextvars.Context())
 
     async def _start(self, name: str) -> None:
         creating = self._creating.get(name)
@@ -271,7 +277,7 @@ class Fleet:
             await asyncio.wait({creating})
         try:
             await self._backend.start(name)
-        except (BackendError, OSError) as error:
+        except BackendError as error:
             log.warning("scaler.worker.start_failed", extra={"worker": name, "why": str(error)})
             await self._stop(name, f"it could not be started: {error}")
 
@@ -303,6 +309,7 @@ class Fleet:
                     if not self._known.is_set():
                         self._queue_again()
                         self._known.set()
+                        self._keeping.begin()
                         log.info("scaler.fleet.known", extra={"count": len(self._picture)})
                         ready()
                     self._admit()
@@ -322,6 +329,10 @@ class Fleet:
                 watch.offer(change)
 
     def _account(self, kind: Kind, worker: Worker) -> None:
+        if kind is Kind.DELETED:
+            self._keeping.forget(worker)
+        elif worker.finished:
+            self._keeping.ended(worker, (self._clock() - worker.ended) / 1e9)
         if worker.finished or kind is Kind.DELETED:
             self._admission.free(worker.name)
             self._stopping.pop(worker.name, None)
@@ -340,26 +351,28 @@ class Fleet:
         """Removes finished workers when their time is over."""
         await self._known.wait()
         while True:
-            now = self._clock()
             for worker in self._picture.finished():
-                age = (now - worker.ended) / 1e9
-                if age < self._limits.finished_ttl:
-                    continue
-                released = worker.name in self._released or worker.cause in {Cause.DELETED, Cause.REJECTED}
-                if released or age >= self._limits.unreleased_limit:
-                    await self._remove(worker, released=released)
+                verdict = self._keeping.verdict(worker)
+                if verdict is Verdict.GIVE_UP:
+                    log.warning("scaler.worker.never_released", extra={"worker": worker.name})
+                if verdict is not Verdict.KEEP:
+                    await self._remove(worker)
             await asyncio.sleep(min(5.0, max(0.02, self._limits.finished_ttl / 4)))
 
-    async def _remove(self, worker: Worker, *, released: bool) -> None:
-        if not released:
-            log.warning("scaler.worker.never_released", extra={"worker": worker.name})
+    async def _remove(self, worker: Worker) -> None:
         try:
+            if self._ends_task(worker):
+                await self._backend.delete_workspace(worker.identity.workspace)
             await self._backend.remove(worker.name)
-        except (BackendError, OSError) as error:
+        except (BackendError, ValueError) as error:
             log.warning("scaler.worker.remove_failed", extra={"worker": worker.name, "why": str(error)})
             return
-        self._released.discard(worker.name)
         self._apply(self._picture.drop(worker.name))
+
+    def _ends_task(self, worker: Worker) -> bool:
+        """Whether it is the last of a task whose workspace is that of the task alone: nobody else can ask for its deletion."""
+        task = worker.identity.task_id
+        return worker.identity.workspace == task_workspace(task) and self._picture.count(task) == 1
 
 
 def _same(known: Worker, spec: WorkerSpec) -> bool:

@@ -32,9 +32,6 @@ class Picture:
     def __len__(self) -> int:
         return len(self._workers)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._workers
-
     def get(self, name: str) -> Worker | None:
         """The worker of that name."""
         return self._workers.get(name)
@@ -50,6 +47,10 @@ class Picture:
     def unfinished(self, task: str) -> list[Worker]:
         """The unfinished ones of a task, in the order of their creation."""
         return [worker for worker in self._of_task(task) if not worker.finished]
+
+    def count(self, task: str) -> int:
+        """How many there are of a task."""
+        return len(self._tasks.get(task, ()))
 
     def put(self, worker: Worker) -> list[Change]:
         """Takes over how a worker stands; nothing follows if that is not new. A finished one stays as it ended, until another one has its

@@ -11,15 +11,18 @@ from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import InvalidRequestError, NoRoomError
-from otto_scaler.fleet import Creation, Fleet
+from otto_scaler.fleet import Fleet
+from otto_scaler.keeping import Need
+from otto_scaler.outcomes import Creation, Stops
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.translate.request import Bounds, check_scale_down, check_workspace, workers_wanted
-from otto_scaler.translate.status import StatusBook
+from otto_scaler.translate.status import StatusBook, refusals
 from otto_scaler.worker import State, Worker, rfc3339
 from ottoscaler.v1.ottoscaler_service_pb2 import (
     Admission,
     DeleteWorkspaceRequest,
     DeleteWorkspaceResponse,
+    Releaser,
     ReleaseWorkersRequest,
     ReleaseWorkersResponse,
     ScaleRequest,
@@ -36,6 +39,7 @@ MAX_RELEASED = 10_000
 SHOWN_REFUSALS = 10
 SHOWN_CHARACTERS = 40
 """Of a filter that is none."""
+_RELEASED = {Releaser.RELEASER_UNSPECIFIED: Need.LINES, Releaser.RELEASER_LOGS: Need.LINES, Releaser.RELEASER_PIPELINE: Need.END}
 
 
 class OttoscalerServicer(Base):
@@ -74,6 +78,7 @@ class OttoscalerServicer(Base):
             waiting_count=waiting,
             no_room_count=len(creation.no_room),
             room_limit=self._fleet.cap,
+            refusals=refusals(creation.refused),
         )
 
     async def ScaleDown(self, request: ScaleRequest, context: Any) -> ScaleResponse:  # noqa: N802, ARG002 - the contract gives names and arguments
@@ -85,12 +90,13 @@ class OttoscalerServicer(Base):
             + (f" by {request.triggered_by}" if request.triggered_by else "")
             + (f": {request.reason}" if request.reason else "")
         )
-        stopped = await self._fleet.scale_down(request.task_id, request.worker_count, reason)
+        stops = await self._fleet.scale_down(request.task_id, request.worker_count, reason)
+        status, words = _stopped(stops)
         return ScaleResponse(
-            status=ScaleResponse.SUCCESS,
-            message=f"stopping {_workers(len(stopped))}" if stopped else "nothing to stop",
-            processed_count=len(stopped),
-            worker_pod_names=[worker.name for worker in stopped],
+            status=status,
+            message=words,
+            processed_count=len(stops.stopping),
+            worker_pod_names=[worker.name for worker in stops.stopping],
             started_at=started,
             completed_at=rfc3339(time.time_ns()),
         )
@@ -120,7 +126,10 @@ class OttoscalerServicer(Base):
         """Notes whose lines are stored."""
         if len(request.worker_pod_names) > MAX_RELEASED:
             raise InvalidRequestError([("worker_pod_names", f"{len(request.worker_pod_names)} are more than {MAX_RELEASED}")])
-        return ReleaseWorkersResponse(released_count=await self._fleet.release(request.worker_pod_names))
+        what = _RELEASED.get(request.releaser)
+        if what is None:
+            raise InvalidRequestError([("releaser", f"{request.releaser} is none that is known")])
+        return ReleaseWorkersResponse(released_count=await self._fleet.release(request.worker_pod_names, what))
 
     async def DeleteWorkspace(self, request: DeleteWorkspaceRequest, context: Any) -> DeleteWorkspaceResponse:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Deletes a workspace when nobody uses it."""
@@ -150,7 +159,7 @@ class OttoscalerServicer(Base):
         if creation.no_room:
             parts.append(self._no_room_words(len(creation.no_room), queue=queue))
         if creation.refused:
-            shown = "; ".join(f"{name}: {why}" for name, why in creation.refused[:SHOWN_REFUSALS])
+            shown = "; ".join(f"{refusal.name}: {refusal.why}" for refusal in creation.refused[:SHOWN_REFUSALS])
             more = len(creation.refused) - SHOWN_REFUSALS
             parts.append(f"{len(creation.refused)} refused: {shown}" + (f"; and {more} more" if more > 0 else ""))
         words = "; ".join(parts)
@@ -178,6 +187,15 @@ def _selector(request: WatchWorkersRequest) -> Any:
         return task in {"", identity.task_id} and pipeline in {"", identity.pipeline_id} and name in {"", identity.name}
 
     return selects
+
+
+def _stopped(stops: Stops) -> tuple[ScaleResponse.Status.ValueType, str]:
+    words = f"stopping {_workers(len(stops.stopping))}" if stops.stopping else ""
+    if not stops.failed:
+        return ScaleResponse.SUCCESS, words or "nothing to stop"
+    shown = ", ".join(worker.name for worker in stops.failed[:SHOWN_REFUSALS])
+    failed = f"{_workers(len(stops.failed))} could not be told to stop, the service's log says why; repeat the call: {shown}"
+    return (ScaleResponse.PARTIAL_SUCCESS if words else ScaleResponse.FAILED), "; ".join(filter(None, [words, failed]))
 
 
 def _ended_words(workers: Sequence[Worker]) -> str:

@@ -57,15 +57,28 @@ class Settings(msgspec.Struct, frozen=True):
     ] = 10.0
     max_stop_grace: Annotated[float, Meta(ge=0, description="The longest such time in seconds that may be asked for.")] = 3600.0
     finished_ttl: Annotated[
-        float, Meta(ge=0, description="Seconds that finished workers stay visible, if the log-relay has their lines by then.")
+        float,
+        Meta(
+            ge=0,
+            description="Seconds that finished workers stay visible, if by then the log-relay has their lines and their pipeline, if they "
+            "have one, knows how they ended.",
+        ),
     ] = 3600.0
     unreleased_limit: Annotated[
         float,
         Meta(
             ge=0,
-            description="Seconds after which finished workers are removed even if the log-relay never said that it has their lines: a day.",
+            description="Seconds after which finished workers are removed even if nobody said that their lines and ends are stored: a day. "
+            "Counted while the scaler runs, so that a night without it costs nothing.",
         ),
     ] = 86_400.0
+    peer_grace: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds after a start before those count: what the log-relay and the pipeline-executor may take to be back.",
+        ),
+    ] = 60.0
     listed_workers: Annotated[
         int, Meta(ge=1, description="Most workers that one GetWorkerStatus lists; fewer if the answer would not fit. Counts cover all.")
     ] = 500

@@ -30,6 +30,8 @@ class MemoryBackend:
         self.secrets: dict[tuple[str, str], str] = {}
         self.refusals: dict[str, str] = {}
         """Why workers of these names are refused."""
+        self.faults: dict[str, Exception] = {}
+        """What is raised instead of doing anything with workers of these names."""
         self.started: list[str] = []
         """Names in the order in which they began to run."""
         self._marked: set[str] = set()
@@ -61,6 +63,10 @@ class MemoryBackend:
         """Everything is supported but priority classes."""
         return [("priority_class_name", "is unknown here")] if spec.priority_class else []
 
+    async def run(self) -> None:
+        """Nothing takes time here."""
+        await asyncio.Event().wait()
+
     async def observe(self) -> AsyncIterator[Observation]:
         """See WorkerBackend."""
         queue = self._queue = asyncio.Queue()
@@ -81,6 +87,8 @@ class MemoryBackend:
         name = spec.identity.name
         if name in self.workers:
             return
+        if name in self.faults:
+            raise self.faults[name]
         if name in self.refusals:
             raise RefusedError(self.refusals[name])
         for secret in spec.secrets:
@@ -105,6 +113,8 @@ class MemoryBackend:
     async def stop(self, name: str, reason: str) -> None:
         """See WorkerBackend."""
         await asyncio.sleep(0)
+        if name in self.faults:
+            raise self.faults[name]
         worker = self.workers.get(name)
         if worker is None or worker.finished:
             return

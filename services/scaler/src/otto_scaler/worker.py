@@ -155,6 +155,11 @@ def worker_name(task_id: str, pipeline_id: str, stage_id: str, attempt: int, ind
     return f"otto-{_slug(task_id, NAME_SLUG_CHARACTERS)}-{digest}-{index}"
 
 
+def task_workspace(task_id: str) -> str:
+    """The workspace that the workers of a plain task share when they are to share one."""
+    return f"task-{_digest(task_id)}"
+
+
 def label_value(text: str) -> str:
     """A Kubernetes label value for any text: what is left of it when cleaned, and a hash, so that two texts never share one."""
     slug = _slug(text, 40)

@@ -44,6 +44,30 @@ ADMISSION_QUEUE: Admission.ValueType  # 2
 """Keep the workers pending until there is room."""
 Global___Admission: _TypeAlias = Admission  # noqa: Y015
 
+class _Releaser:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReleaserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Releaser.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELEASER_UNSPECIFIED: _Releaser.ValueType  # 0
+    """RELEASER_LOGS."""
+    RELEASER_LOGS: _Releaser.ValueType  # 1
+    """Every log line of them is stored (the log-relay)."""
+    RELEASER_PIPELINE: _Releaser.ValueType  # 2
+    """How they ended is stored with their pipeline, or nobody asks any more (the pipeline-executor)."""
+
+class Releaser(_Releaser, metaclass=_ReleaserEnumTypeWrapper):
+    """Who releases workers."""
+
+RELEASER_UNSPECIFIED: Releaser.ValueType  # 0
+"""RELEASER_LOGS."""
+RELEASER_LOGS: Releaser.ValueType  # 1
+"""Every log line of them is stored (the log-relay)."""
+RELEASER_PIPELINE: Releaser.ValueType  # 2
+"""How they ended is stored with their pipeline, or nobody asks any more (the pipeline-executor)."""
+Global___Releaser: _TypeAlias = Releaser  # noqa: Y015
+
 @_typing.final
 class ScaleRequest(_message.Message):
     """A number of workers for a task."""
@@ -211,6 +235,7 @@ class ScaleResponse(_message.Message):
     WAITING_COUNT_FIELD_NUMBER: _builtins.int
     NO_ROOM_COUNT_FIELD_NUMBER: _builtins.int
     ROOM_LIMIT_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
     status: Global___ScaleResponse.Status.ValueType
     """The outcome."""
     message: _builtins.str
@@ -231,6 +256,10 @@ class ScaleResponse(_message.Message):
     def worker_pod_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """ScaleUp: the request's workers that exist now. ScaleDown: those this call stopped."""
 
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerRefusal]:
+        """ScaleUp: those of the request's workers that were refused, in the order of the request."""
+
     def __init__(
         self,
         *,
@@ -243,14 +272,45 @@ class ScaleResponse(_message.Message):
         waiting_count: _builtins.int = ...,
         no_room_count: _builtins.int = ...,
         room_limit: _builtins.int = ...,
+        refusals: _abc.Iterable[Global___WorkerRefusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "no_room_count", b"no_room_count", "processed_count", b"processed_count", "room_limit", b"room_limit", "started_at", b"started_at", "status", b"status", "waiting_count", b"waiting_count", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "no_room_count", b"no_room_count", "processed_count", b"processed_count", "refusals", b"refusals", "room_limit", b"room_limit", "started_at", b"started_at", "status", b"status", "waiting_count", b"waiting_count", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScaleResponse: _TypeAlias = ScaleResponse  # noqa: Y015
+
+@_typing.final
+class WorkerRefusal(_message.Message):
+    """A worker that was not created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_POD_NAME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    worker_pod_name: _builtins.str
+    """The name it would have."""
+    cause: _worker_pb2.FailureCause.ValueType
+    """Why, as a type: FAILURE_CAUSE_INTERNAL is nobody's fault in the request, and worth another try."""
+    reason: _builtins.str
+    """Why, in words."""
+    def __init__(
+        self,
+        *,
+        worker_pod_name: _builtins.str = ...,
+        cause: _worker_pb2.FailureCause.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "reason", b"reason", "worker_pod_name", b"worker_pod_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerRefusal: _TypeAlias = WorkerRefusal  # noqa: Y015
 
 @_typing.final
 class WorkerStatusRequest(_message.Message):
@@ -425,11 +485,14 @@ Global___WorkerEvent: _TypeAlias = WorkerEvent  # noqa: Y015
 
 @_typing.final
 class ReleaseWorkersRequest(_message.Message):
-    """Finished workers whose log lines are stored."""
+    """Finished workers that somebody needs no longer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_POD_NAMES_FIELD_NUMBER: _builtins.int
+    RELEASER_FIELD_NUMBER: _builtins.int
+    releaser: Global___Releaser.ValueType
+    """Who says so."""
     @_builtins.property
     def worker_pod_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 10,000."""
@@ -438,10 +501,11 @@ class ReleaseWorkersRequest(_message.Message):
         self,
         *,
         worker_pod_names: _abc.Iterable[_builtins.str] | None = ...,
+        releaser: Global___Releaser.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker_pod_names", b"worker_pod_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["releaser", b"releaser", "worker_pod_names", b"worker_pod_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

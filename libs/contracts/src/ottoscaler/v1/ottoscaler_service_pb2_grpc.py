@@ -80,7 +80,7 @@ class OttoscalerServiceServicer:
     def ScaleUp(self, request, context):
         """Creates worker_count workers of a task and answers when the backend has accepted or refused each; it does not wait for them to run.
         Names follow from (task_id, attempt, index), so a repeated request creates nothing twice: all there already is ALREADY_PROCESSED,
-        also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message. None possible: FAILED.
+        also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message and in refusals. None possible: FAILED.
         With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room, which tasks get in turns.
         A caller that leaves changes nothing: what was created stays.
         Errors: INVALID_ARGUMENT names every field that is wrong; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the details) when the cap
@@ -98,6 +98,7 @@ class OttoscalerServiceServicer:
         """Leaves worker_count unfinished workers of a task: pending ones go first, then the youngest, each by SIGTERM, its grace period, SIGKILL.
         Answers when the stops were asked for, not when they are done. processed_count and worker_pod_names are what this call stopped.
         Repeating it is harmless; a task that is not known or has no more than that many: SUCCESS with 0.
+        Stops that could not be noted (a broken disk): PARTIAL_SUCCESS, or FAILED when it was none, the reason in message: repeat.
         Errors: INVALID_ARGUMENT (empty task_id, negative worker_count); UNAVAILABLE: repeat.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME fixed by existing clients
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME fixed by existing clients
@@ -139,7 +140,9 @@ class OttoscalerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseWorkers(self, request, context):
-        """The caller has stored every log line of these finished workers: they may be deleted once their TTL is over. Unknown and unfinished names are left alone.
+        """The caller has taken from these finished workers what it needs of them: they may be deleted once their TTL is over and everybody has said so
+        who needs something: of every worker whoever keeps the log lines, of a pipeline's worker also the pipeline-executor, for how it ended.
+        Unknown and unfinished names are left alone.
         Idempotent. Errors: INVALID_ARGUMENT for more than 10,000 names; UNAVAILABLE: repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

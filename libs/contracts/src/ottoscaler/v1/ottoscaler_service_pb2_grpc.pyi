@@ -37,7 +37,7 @@ class OttoscalerServiceStub:
     ScaleUp: _grpc.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.ScaleRequest, _ottoscaler_service_pb2.ScaleResponse]
     """Creates worker_count workers of a task and answers when the backend has accepted or refused each; it does not wait for them to run.
     Names follow from (task_id, attempt, index), so a repeated request creates nothing twice: all there already is ALREADY_PROCESSED,
-    also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message. None possible: FAILED.
+    also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message and in refusals. None possible: FAILED.
     With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room, which tasks get in turns.
     A caller that leaves changes nothing: what was created stays.
     Errors: INVALID_ARGUMENT names every field that is wrong; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the details) when the cap
@@ -51,6 +51,7 @@ class OttoscalerServiceStub:
     """Leaves worker_count unfinished workers of a task: pending ones go first, then the youngest, each by SIGTERM, its grace period, SIGKILL.
     Answers when the stops were asked for, not when they are done. processed_count and worker_pod_names are what this call stopped.
     Repeating it is harmless; a task that is not known or has no more than that many: SUCCESS with 0.
+    Stops that could not be noted (a broken disk): PARTIAL_SUCCESS, or FAILED when it was none, the reason in message: repeat.
     Errors: INVALID_ARGUMENT (empty task_id, negative worker_count); UNAVAILABLE: repeat.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME fixed by existing clients
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME fixed by existing clients
@@ -76,7 +77,9 @@ class OttoscalerServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is an event, not a response
     """
     ReleaseWorkers: _grpc.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.ReleaseWorkersRequest, _ottoscaler_service_pb2.ReleaseWorkersResponse]
-    """The caller has stored every log line of these finished workers: they may be deleted once their TTL is over. Unknown and unfinished names are left alone.
+    """The caller has taken from these finished workers what it needs of them: they may be deleted once their TTL is over and everybody has said so
+    who needs something: of every worker whoever keeps the log lines, of a pipeline's worker also the pipeline-executor, for how it ended.
+    Unknown and unfinished names are left alone.
     Idempotent. Errors: INVALID_ARGUMENT for more than 10,000 names; UNAVAILABLE: repeat.
     """
     DeleteWorkspace: _grpc.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.DeleteWorkspaceRequest, _ottoscaler_service_pb2.DeleteWorkspaceResponse]
@@ -92,7 +95,7 @@ class OttoscalerServiceAsyncStub(OttoscalerServiceStub):
     ScaleUp: _aio.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.ScaleRequest, _ottoscaler_service_pb2.ScaleResponse]  # type: ignore[assignment]
     """Creates worker_count workers of a task and answers when the backend has accepted or refused each; it does not wait for them to run.
     Names follow from (task_id, attempt, index), so a repeated request creates nothing twice: all there already is ALREADY_PROCESSED,
-    also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message. None possible: FAILED.
+    also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message and in refusals. None possible: FAILED.
     With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room, which tasks get in turns.
     A caller that leaves changes nothing: what was created stays.
     Errors: INVALID_ARGUMENT names every field that is wrong; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the details) when the cap
@@ -106,6 +109,7 @@ class OttoscalerServiceAsyncStub(OttoscalerServiceStub):
     """Leaves worker_count unfinished workers of a task: pending ones go first, then the youngest, each by SIGTERM, its grace period, SIGKILL.
     Answers when the stops were asked for, not when they are done. processed_count and worker_pod_names are what this call stopped.
     Repeating it is harmless; a task that is not known or has no more than that many: SUCCESS with 0.
+    Stops that could not be noted (a broken disk): PARTIAL_SUCCESS, or FAILED when it was none, the reason in message: repeat.
     Errors: INVALID_ARGUMENT (empty task_id, negative worker_count); UNAVAILABLE: repeat.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME fixed by existing clients
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME fixed by existing clients
@@ -131,7 +135,9 @@ class OttoscalerServiceAsyncStub(OttoscalerServiceStub):
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is an event, not a response
     """
     ReleaseWorkers: _aio.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.ReleaseWorkersRequest, _ottoscaler_service_pb2.ReleaseWorkersResponse]  # type: ignore[assignment]
-    """The caller has stored every log line of these finished workers: they may be deleted once their TTL is over. Unknown and unfinished names are left alone.
+    """The caller has taken from these finished workers what it needs of them: they may be deleted once their TTL is over and everybody has said so
+    who needs something: of every worker whoever keeps the log lines, of a pipeline's worker also the pipeline-executor, for how it ended.
+    Unknown and unfinished names are left alone.
     Idempotent. Errors: INVALID_ARGUMENT for more than 10,000 names; UNAVAILABLE: repeat.
     """
     DeleteWorkspace: _aio.UnaryUnaryMultiCallable[_ottoscaler_service_pb2.DeleteWorkspaceRequest, _ottoscaler_service_pb2.DeleteWorkspaceResponse]  # type: ignore[assignment]
@@ -150,7 +156,7 @@ class OttoscalerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ottoscaler_service_pb2.ScaleResponse, _abc.Awaitable[_ottoscaler_service_pb2.ScaleResponse]]:
         """Creates worker_count workers of a task and answers when the backend has accepted or refused each; it does not wait for them to run.
         Names follow from (task_id, attempt, index), so a repeated request creates nothing twice: all there already is ALREADY_PROCESSED,
-        also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message. None possible: FAILED.
+        also when they have ended and are still kept. Some refused: PARTIAL_SUCCESS, the reasons in message and in refusals. None possible: FAILED.
         With admission QUEUE it answers SUCCESS as soon as the workers are queued; they are pending until there is room, which tasks get in turns.
         A caller that leaves changes nothing: what was created stays.
         Errors: INVALID_ARGUMENT names every field that is wrong; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the details) when the cap
@@ -170,6 +176,7 @@ class OttoscalerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leaves worker_count unfinished workers of a task: pending ones go first, then the youngest, each by SIGTERM, its grace period, SIGKILL.
         Answers when the stops were asked for, not when they are done. processed_count and worker_pod_names are what this call stopped.
         Repeating it is harmless; a task that is not known or has no more than that many: SUCCESS with 0.
+        Stops that could not be noted (a broken disk): PARTIAL_SUCCESS, or FAILED when it was none, the reason in message: repeat.
         Errors: INVALID_ARGUMENT (empty task_id, negative worker_count); UNAVAILABLE: repeat.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME fixed by existing clients
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME fixed by existing clients
@@ -219,7 +226,9 @@ class OttoscalerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ottoscaler_service_pb2.ReleaseWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ottoscaler_service_pb2.ReleaseWorkersResponse, _abc.Awaitable[_ottoscaler_service_pb2.ReleaseWorkersResponse]]:
-        """The caller has stored every log line of these finished workers: they may be deleted once their TTL is over. Unknown and unfinished names are left alone.
+        """The caller has taken from these finished workers what it needs of them: they may be deleted once their TTL is over and everybody has said so
+        who needs something: of every worker whoever keeps the log lines, of a pipeline's worker also the pipeline-executor, for how it ended.
+        Unknown and unfinished names are left alone.
         Idempotent. Errors: INVALID_ARGUMENT for more than 10,000 names; UNAVAILABLE: repeat.
         """
 

@@ -1,7 +1,7 @@
 """Workers in memory that end as a script says."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,6 +35,8 @@ class Fleet:
         self.created: list[Key] = []
         self.orders: list[Order] = []
         self.workspaces_deleted: list[str] = []
+        self.released: list[str] = []
+        """Names of workers whose ends the executor has stored, as often as it said so."""
         self.unavailable = ""
         self.refusals: dict[str, Refused] = {}
         """By stage: what a start of it gets instead of workers."""
@@ -193,6 +195,11 @@ class FleetView:
         self._fleet.stop(pipeline_id, stage_id, reason)
         await self._step()
         return [self._fleet.workers[key] for key in self._fleet.of_stage(pipeline_id, stage_id)]
+
+    async def release(self, names: Sequence[str]) -> None:
+        """See Workers."""
+        self._check()
+        self._fleet.released += names
 
     async def delete_workspace(self, workspace: str) -> None:
         """See Workers."""

@@ -43,7 +43,9 @@ class ScalerDouble(OttoscalerServiceServicer):
         if refused is not None:
             status = pb.ScaleResponse.PARTIAL_SUCCESS if refused.names else pb.ScaleResponse.FAILED
             names = fleet.create(spec.pipeline_id, spec.stage_id, spec.attempt, len(refused.names))
-            return pb.ScaleResponse(status=status, message=refused.failure.words, worker_pod_names=names)
+            cause = worker_pb2.FailureCause.Value(f"FAILURE_CAUSE_{refused.failure.cause}")
+            refusals = [pb.WorkerRefusal(cause=cause, reason=refused.failure.words)]
+            return pb.ScaleResponse(status=status, message=refused.failure.words, worker_pod_names=names, refusals=refusals)
         before = len(fleet.created)
         names = fleet.create(spec.pipeline_id, spec.stage_id, spec.attempt, request.worker_count)
         created = len(fleet.created) - before
@@ -78,9 +80,11 @@ class ScalerDouble(OttoscalerServiceServicer):
         """Not served."""
         raise NotImplementedError
 
-    async def ReleaseWorkers(self, request: pb.ReleaseWorkersRequest, context: Context) -> pb.ReleaseWorkersResponse:  # noqa: N802  the executor never calls it
-        """Not served."""
-        raise NotImplementedError
+    async def ReleaseWorkers(self, request: pb.ReleaseWorkersRequest, context: Context) -> pb.ReleaseWorkersResponse:  # noqa: N802, ARG002  the method's name and arguments
+        """Notes those whose ends are stored."""
+        if request.releaser == pb.RELEASER_PIPELINE:
+            self.fleet.released += request.worker_pod_names
+        return pb.ReleaseWorkersResponse(released_count=len(request.worker_pod_names))
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Context) -> pb.DeleteWorkspaceResponse:  # noqa: N802, ARG002  the method's name and arguments
         """Notes it."""

@@ -40,11 +40,15 @@ class WorkerBackend(Protocol):
         """What `spec` asks for that this backend can't do: pairs of a WorkerSpec field's proto name and words for the client."""
         ...
 
+    async def run(self) -> None:
+        """What goes on beside the calls, until cancelled; without it, what takes time is not done. Runs once, beside `observe`."""
+        ...
+
     def observe(self) -> AsyncIterator[Observation]:
         """Every worker as Seen, then Synced, then each change in its order, for ever.
 
         A finished worker is seen finished only when its log is complete. If it ends or raises, it is called again, and starts anew with
-        everything. One caller at a time.
+        everything. One caller at a time. Raises BackendError.
         """
         ...
 
@@ -63,17 +67,18 @@ class WorkerBackend(Protocol):
     async def stop(self, name: str, reason: str) -> None:
         """Asks a worker to end: SIGTERM, its grace, SIGKILL; one that has not run yet ends at once. It is observed as failed with
         Cause.CANCELLED, or Gone. Returns when that is noted for good, not when it is done. Harmless for one that has ended or isn't there.
+        Raises BackendError when it can't be noted: then nothing has happened.
         """
         ...
 
     async def remove(self, name: str) -> None:
         """Deletes all of a finished worker, then it is observed as Gone. Harmless for one that isn't there; refused (ValueError) for a
-        live one.
+        live one. Raises BackendError.
         """
         ...
 
     async def delete_workspace(self, workspace: str) -> None:
         """Deletes a workspace once no unfinished worker names it; returns when that is noted for good. Harmless for one that isn't
-        there.
+        there. Raises BackendError.
         """
         ...

@@ -12,7 +12,7 @@ from otto_options.options import Options, parse, path_problem, secret_problem, v
 from otto_options.quantities import cpu_cores, memory_bytes
 from otto_options.repository import commit_problem, repository_problem
 from otto_scaler.errors import InvalidRequestError
-from otto_scaler.worker import LABEL_PREFIX, ExtraContainer, Identity, SecretVariable, WorkerSpec, label_value, worker_name
+from otto_scaler.worker import LABEL_PREFIX, ExtraContainer, Identity, SecretVariable, WorkerSpec, label_value, task_workspace, worker_name
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.worker_pb2 import Resources
 from ottoscaler.v1.worker_pb2 import WorkerSpec as WorkerSpecMessage
@@ -137,7 +137,7 @@ def workers_wanted(
                 pipeline_id=worker.pipeline_id,
                 stage_id=worker.stage_id,
                 attempt=attempt,
-                workspace=worker.workspace or ("task-" + label_value(request.task_id)[-10:] if options.workspace == "shared" else ""),
+                workspace=worker.workspace or (task_workspace(request.task_id) if options.workspace == "shared" else ""),
                 labels=labels,
                 annotations={name: value for name, value in annotations.items() if value},
             ),

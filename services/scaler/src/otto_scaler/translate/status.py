@@ -1,12 +1,13 @@
 """How workers stand, as messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
+from otto_scaler.outcomes import Refusal
 from otto_scaler.picture import Selection
 from otto_scaler.watching import Change, Kind
 from otto_scaler.worker import Cause, State, Worker, rfc3339
-from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent, WorkerStatusResponse
+from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent, WorkerRefusal, WorkerStatusResponse
 from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus
 
 ANSWER_BYTES = 3 * 1024 * 1024
@@ -101,3 +102,11 @@ def pod_status(worker: Worker, cap: int) -> WorkerPodStatus:
     if worker.exit_code is not None and worker.finished:
         message.exit_code = worker.exit_code
     return message
+
+
+def refusals(refused: Sequence[Refusal]) -> list[WorkerRefusal]:
+    """Why workers were not created."""
+    return [
+        WorkerRefusal(worker_pod_name=refusal.name, cause=_CAUSES[refusal.cause], reason=refusal.why[:ERROR_CHARACTERS])
+        for refusal in refused
+    ]

@@ -9,24 +9,30 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from otto_scaler.backends.process import environment, own, processes
-from otto_scaler.backends.process.directory import MOST_REASON_CHARACTERS, NEW, TRASH, Record, WorkerDirectory, delete_tree
+from otto_scaler.backends.process import environment, finding, own, processes
+from otto_scaler.backends.process.directory import MOST_REASON_CHARACTERS, Record, WorkerDirectory
 from otto_scaler.backends.process.entry import Entry
 from otto_scaler.backends.process.environment import Surroundings
+from otto_scaler.backends.process.finding import edge
 from otto_scaler.backends.process.own import OwnDirectory
 from otto_scaler.backends.process.supervisor import report
 from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.tending import Tending
+from otto_scaler.backends.process.threads import Threads
 from otto_scaler.backends.process.watchdog import Watchdog
 from otto_scaler.backends.process.workspaces import Workspaces
 from otto_scaler.backends.protocol import Observation, Seen, Synced
-from otto_scaler.errors import BackendError, RefusedError
+from otto_scaler.errors import RefusedError
 from otto_scaler.worker import Cause, WorkerSpec
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """How often it is looked whether directories have vanished, limits were broken, and workers found just after their start have started."""
+
+ASIDE_LOOK_SECONDS = 3600.0
+FILE_THREADS = 4
+"""Makes so many directories at once; more would only queue up in the disk."""
 
 
 class ProcessBackend:
@@ -38,7 +44,8 @@ class ProcessBackend:
         self._workspaces = Workspaces(workspaces_dir)
         self._surroundings = surroundings
         self._node = socket.gethostname()
-        self._tending = Tending(self._workspaces, surroundings)
+        self._files = Threads("files", FILE_THREADS)
+        self._tending = Tending(self._workspaces, surroundings, self._files)
         self._tidied = False
         """What belongs to no worker was looked for: once, before any can be created."""
 
@@ -53,18 +60,21 @@ class ProcessBackend:
         }
         return [(name, "needs Kubernetes; here workers are processes of one machine") for name, value in asked.items() if value]
 
+    async def run(self) -> None:
+        """See WorkerBackend: deletes what was taken away."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tending.trash.run(), name="delete what was taken away")
+            group.create_task(self._tidy(), name="find what is to be deleted")
+
     async def observe(self) -> AsyncIterator[Observation]:
         """See WorkerBackend. What runs is adopted; what was created but never run is run now."""
         self._tending.let_go()
         try:
-            try:
-                found, forgotten = await asyncio.to_thread(self._found)
+            with edge("the workers can't be read"):
+                found, forgotten = await self._files.run(self._found)
                 for entry, pid in found:
                     self._tending.entries[entry.name] = entry
                     await self._adopt(entry, pid)
-            except OSError as error:
-                log.exception("scaler.worker.unreadable", extra={"worker": "", "why": error.strerror})
-                raise BackendError(f"the workers can't be read: {error.strerror}") from error
             if not self._tidied:
                 self._tidied = True
                 for path in forgotten:
@@ -102,12 +112,11 @@ class ProcessBackend:
         record = Record(spec, uid=secrets.token_hex(8), created=time.time_ns())
         directory = WorkerDirectory(self._root / name)
         try:
-            await asyncio.to_thread(environment.secret_values, spec, self._surroundings.secrets_dir)
-            if not await asyncio.to_thread(directory.make, record, held=held):
-                record = directory.load()
+            await self._files.run(environment.secret_values, spec, self._surroundings.secrets_dir)
+            record = await self._files.run(finding.made, directory, record, held=held)
             entry = self._entry(directory, record)
         except (OSError, ValueError, UnreadableError) as error:
-            log.exception("scaler.worker.create_failed", extra={"worker": name})
+            log.exception("scaler.worker.make_failed", extra={"worker": name})
             why = error.strerror if isinstance(error, OSError) else "something else lies in its place"
             raise RefusedError(f"its directory could not be made: {why}", Cause.INTERNAL) from error
         self._tending.entries[name] = entry
@@ -116,7 +125,7 @@ class ProcessBackend:
         try:
             await self._adopt(entry)
         except OSError as error:
-            log.exception("scaler.worker.create_failed", extra={"worker": name})
+            log.exception("scaler.worker.run_failed", extra={"worker": name})
             self._tending.fail(entry, Cause.INTERNAL, f"it could not be started: {error.strerror}")
 
     async def start(self, name: str) -> None:
@@ -166,29 +175,33 @@ class ProcessBackend:
         async with entry.lock:
             if not entry.worker.finished:
                 raise ValueError(f"{name} has not ended")
-            try:
-                self._tending.trash.put_nowait(entry.directory.discard())
-            except FileNotFoundError:
-                log.debug("scaler.worker.vanished", extra={"worker": name})
+            with edge("its directory could not be taken away"):
+                try:
+                    self._tending.trash.put(entry.directory.discard())
+                except FileNotFoundError:
+                    log.debug("scaler.worker.vanished", extra={"worker": name})
             self._tending.forget(entry)
 
     async def delete_workspace(self, workspace: str) -> None:
         """See WorkerBackend."""
-        if self._workspaces.mark(workspace):
-            self._tending.sweep_workspaces()
+        with edge("the deletion could not be noted"):
+            if self._workspaces.mark(workspace):
+                self._tending.sweep_workspaces()
 
-    async def tidy(self) -> None:
-        """Deletes what was taken away, for ever, one tree at a time, in a thread."""
-        for root in (self._root, self._workspaces.path("")):
-            for path in root.iterdir():
-                if path.name.startswith((TRASH, NEW)):
-                    self._tending.trash.put_nowait(path)
+    async def _tidy(self) -> None:
+        """Finds what is to be deleted and nobody names: of earlier services, and what nobody understood for a long time."""
+        first = True
         while True:
-            path = await self._tending.trash.get()
             try:
-                await asyncio.to_thread(delete_tree, path)
+                if first:
+                    self._tending.trash.put_leftovers(self._root)
+                    self._tending.trash.put_leftovers(self._workspaces.path(""))
+                    first = False
+                for path in await self._files.run(finding.not_understood, self._root, self._tending.entries):
+                    self._tending.trash.put(WorkerDirectory(path).discard())
             except OSError as error:
-                log.warning("scaler.tidy_failed", extra={"path": str(path), "why": str(error)})
+                log.warning("scaler.tidy_failed", extra={"path": str(self._root), "why": str(error)})
+            await asyncio.sleep(ASIDE_LOOK_SECONDS)
 
     # Finding
 
@@ -204,6 +217,8 @@ class ProcessBackend:
                 record = directory.load()
                 entry = self._entry(directory, record)
             except (OSError, ValueError, UnreadableError) as error:
+                if finding.scarce(error):
+                    raise
                 whole = False
                 log.warning("scaler.worker.unreadable", extra={"worker": path.name, "why": str(error)})
                 continue
@@ -252,6 +267,7 @@ class ProcessBackend:
         were adopted before they had started.
         """
         now = time.monotonic()
+        self._tending.sweep_workspaces()
         try:
             there = set(os.listdir(self._root))  # noqa: PTH208 - names are what is compared
         except FileNotFoundError:

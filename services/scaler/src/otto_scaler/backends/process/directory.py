@@ -13,21 +13,18 @@ What is the worker's own lies elsewhere (`own`). It may write here all the same,
 import json
 import math
 import os
-import shutil
-import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from otto_scaler.backends.process.supervisor import control, report
 from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.supervisor.report import Ending
+from otto_scaler.backends.process.trash import NEW, TRASH, delete_tree
 from otto_scaler.worker import Cause, WorkerSpec
 
-TRASH = ".trash-"
-NEW = ".new-"
+ASIDE = ".aside-"
+"""Begins the name of what lay in a worker's place and could not be understood."""
 HELD_REASON = "waits for room under the cap on concurrent workers"
 STARTING_REASON = "its supervisor is starting"
 MOST_REASON_CHARACTERS = 1000
@@ -63,6 +60,7 @@ class WorkerDirectory:
         new.mkdir(parents=True, mode=0o700)
         try:
             private(new / "spec", msgspec.json.encode(record))
+            report.reserve(str(new))
             if held:
                 private(new / "held", b"")
             try:
@@ -143,6 +141,10 @@ class WorkerDirectory:
         trash = self.path.with_name(f"{TRASH}{self.name}-{os.urandom(4).hex()}")
         return self.path.rename(trash)
 
+    def set_aside(self) -> None:
+        """Makes room for a worker where something lies that can't be understood, without destroying it. Raises OSError."""
+        self.path.rename(self.path.with_name(f"{ASIDE}{self.name}-{os.urandom(4).hex()}"))
+
 
 def _sensible(record: Record) -> bool:
     """Whether all numbers are such as a request can ask for, so that nobody who uses them meets a surprise."""
@@ -167,23 +169,3 @@ def private(path: Path, content: bytes) -> None:
     """Writes a file that only this user can read, whole or not at all."""
     directory = str(path.parent)
     control.put(directory, control.write_beside(directory, path.name, content), path.name)
-
-
-def delete_tree(path: Path) -> None:
-    """Deletes a directory with all that is in it, also where a worker has made it read-only. Raises OSError if something can't be
-    deleted.
-    """
-
-    def again(_function: Callable[..., Any], failed: str, error: Any) -> None:
-        if isinstance(error[1], FileNotFoundError):
-            return
-        parent = Path(failed).parent
-        for locked in (parent, Path(failed)):
-            if locked.is_dir() and not locked.is_symlink():
-                locked.chmod(stat.S_IRWXU)
-        if Path(failed).is_dir() and not Path(failed).is_symlink():
-            shutil.rmtree(failed)
-        else:
-            Path(failed).unlink(missing_ok=True)
-
-    shutil.rmtree(path, onerror=again)

@@ -3,8 +3,10 @@ there is nothing else: when it is found, and when its supervisor has ended.
 """
 
 import asyncio
+import contextvars
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from otto_scaler.backends.process.directory import HELD_REASON, STARTING_REASON, Record, WorkerDirectory
@@ -105,6 +107,10 @@ class Entry:
             # The supervisor could not read why it was told to stop.
             return Ending(ending.code, Cause.CANCELLED.name, self.reason, ending.started, ending.ended)
         return ending
+
+    def when_ready(self, descriptor: int, callback: "Callable[[Entry], None]") -> None:
+        """Calls back when a descriptor can be read, in a context of its own: the worker outlives the call that may have asked for it."""
+        contextvars.Context().run(asyncio.get_running_loop().add_reader, descriptor, callback, self)
 
     def claimed_elsewhere(self) -> bool:
         """Whether the supervisor ended because another one runs the worker."""

@@ -1,11 +1,13 @@
 """What a worker of the process backend gets to see: its variables, its secrets, its command."""
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from otto_scaler.backends.process.directory import Record
 from otto_scaler.backends.process.own import OwnDirectory
 from otto_scaler.backends.process.supervisor.launch import Launch
 from otto_scaler.errors import RefusedError
@@ -23,6 +25,8 @@ class Surroundings:
     """PATH."""
     language: str
     """LANG."""
+    descriptors: int = 0
+    """How many files a worker's program may have open at first; 0: as many as the service."""
     patience: float = 15.0
     """Seconds that a supervisor has beyond timeout (or stop) and grace before the service ends its worker itself. It takes up to 10 of them
     where the kernel holds processes."""
@@ -71,8 +75,14 @@ def to_mask(spec: WorkerSpec, secrets: dict[str, str]) -> list[str]:
     return values
 
 
-def launch(spec: WorkerSpec, own: OwnDirectory, workspace: Path, secrets: dict[str, str], surroundings: Surroundings) -> Launch:
+def brand(uid: str) -> int:
+    """The number that the processes of the worker with that uid carry: from 2⁶¹ on, where nobody has a limit by chance."""
+    return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8]) >> 3 | 1 << 61
+
+
+def launch(record: Record, own: OwnDirectory, workspace: Path, secrets: dict[str, str], surroundings: Surroundings) -> Launch:
     """What the supervisor is told. What was given wins over PATH, HOME and LANG, never over OTTO_*."""
+    spec = record.spec
     identity = spec.identity
     env = {
         "PATH": surroundings.path,
@@ -97,4 +107,6 @@ def launch(spec: WorkerSpec, own: OwnDirectory, workspace: Path, secrets: dict[s
         commit=os.fsencode(spec.commit),
         mark=mark.encode(),
         own=os.fsencode(own.path),
+        brand=brand(record.uid),
+        descriptors=surroundings.descriptors,
     )

@@ -55,13 +55,7 @@ async def process_backend(workers_dir: Path, workspaces_dir: Path, surroundings:
                 f"{error.filename or workers_dir} can't be used: {error.strerror}. "
                 "Make it writable, or name other directories in OTTO_SCALER_WORKERS_DIR and OTTO_SCALER_WORKSPACES_DIR"
             ) from error
-        backend = ProcessBackend(workers_dir, workspaces_dir, surroundings)
-        tidying = asyncio.create_task(backend.tidy(), name="tidy workers' directories")
-        try:
-            yield backend
-        finally:
-            tidying.cancel()
-            await asyncio.wait({tidying})
+        yield ProcessBackend(workers_dir, workspaces_dir, surroundings)
     finally:
         if lock >= 0:
             os.close(lock)

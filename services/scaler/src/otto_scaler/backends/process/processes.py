@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from otto_scaler.backends.process.supervisor import kernel
@@ -20,6 +21,10 @@ _KEPT = ("LD_LIBRARY_PATH",)
 
 _QUIET_ROUNDS, _ROUND_SECONDS = 3, 0.02
 """A process that is just becoming another program has no variables for a moment, so that one look that finds nothing proves nothing."""
+LEFTOVER_SECONDS = 10.0
+"""How long killed processes may take to go; longer means the kernel holds them (a dead network disk), and nobody can help that."""
+_NOT_THERE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""A process that has ended, or is somebody else's; any other error tells nothing about it."""
 _ERR_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
 """A pipe that somebody left there must not hold the service, which waits until the supervisor has opened it."""
 
@@ -94,11 +99,20 @@ def spawn(directory: Path, launch: launch_format.Launch) -> tuple[Supervisor, in
             os.close(write)
     finally:
         os.close(source)
-    return Supervisor(pid, os.pidfd_open(pid), child=True), read
+    # A descriptor was given back before this one is asked for: short of them, it is the start above that fails.
+    try:
+        return Supervisor(pid, os.pidfd_open(pid), child=True), read
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)
+        raise
 
 
 def find(claim: tuple[int, int, str], name: str) -> Supervisor | None:
-    """The supervisor of that pid, start time and boot, if it still lives and is one of the worker of that name."""
+    """The supervisor of that pid, start time and boot, if it still lives and is one of the worker of that name. Raises OSError
+    when that can't be told now.
+    """
     pid, started, boot = claim
     if boot != boot_id():
         return None
@@ -122,14 +136,18 @@ def living(workers_dir: Path) -> dict[str, int]:
 
 
 def hold(pid: int, supervises: Callable[[bytes], bool]) -> Supervisor | None:
-    """The supervisor of that pid, if it lives and supervises such a directory."""
+    """The supervisor of that pid, if it lives and supervises such a directory. Raises OSError when that can't be told now."""
     if pid <= 0:
         return None
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return None
-    directory = _supervises(pid)
+    try:
+        directory = _supervises(pid)
+    except OSError:
+        os.close(descriptor)
+        raise
     if directory is not None and supervises(directory):
         return Supervisor(pid, descriptor, child=False)
     os.close(descriptor)
@@ -141,7 +159,7 @@ def _supervises(pid: int) -> bytes | None:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - see living
             arguments = file.read(8192).split(b"\0")[:-1]
-    except OSError:
+    except _NOT_THERE:
         return None
     return arguments[6] if len(arguments) == 7 and arguments[1:4] == [b"-I", b"-S", b"-c"] and b"supervisor.entry" in arguments[4] else None
 
@@ -159,37 +177,70 @@ def same_boot(claim: tuple[int, int, str]) -> bool:
     return claim[2] == boot_id()
 
 
-def end_leftovers(workers: Collection[tuple[str, Path]]) -> Counter[str]:
-    """Kills the processes of workers whose supervisors were killed; returns how many there were, by name.
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How the processes of a worker are known."""
 
-    Each worker is given by its name and its workspace. Its processes are known by two variables that nobody but us sets; those of another
-    installation's worker of that name differ in the second. Looks at every process of the machine again and again (a tenth of a second),
-    so it is for this rare case only, and for a thread.
+    name: str
+    workspace: Path
+    brand: int
+
+
+def end_leftovers(traces: Collection[Trace]) -> Counter[str]:
+    """Kills the processes of workers whose supervisors were killed, and waits until none is left; returns how many there were, by name.
+
+    They are known by the brand that every one of them inherits; where the system keeps none, by two variables that nobody but us sets (the
+    processes of another installation's worker of that name differ in the second). What they have started goes with them. Looks at every
+    process of the machine again and again (a tenth of a second), however many workers there are, so it is for a thread. Raises OSError.
     """
-    wanted = {(b"OTTO_WORKER_NAME=" + name.encode(), b"OTTO_WORKSPACE=" + os.fsencode(workspace)): name for name, workspace in workers}
-
-    def whose(environment: bytes) -> str | None:
-        marks = [v for v in environment.split(b"\0") if v.startswith((b"OTTO_WORKER_NAME=", b"OTTO_WORKSPACE="))]
-        return next((name for (mark, place), name in wanted.items() if mark in marks and place in marks), None) if marks else None
-
-    killed: dict[int, str] = {}
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    killed: dict[tuple[int, int], str] = {}
     quiet = 0
-    for _ in range(20):
-        fresh = 0
-        for entry in os.listdir("/proc"):  # noqa: PTH208 - see living
-            if not entry.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                descriptor = os.pidfd_open(int(entry))
-                try:
-                    if (name := whose(Path(f"/proc/{entry}/environ").read_bytes())) is not None:
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                        fresh += int(entry) not in killed
-                        killed[int(entry)] = name
-                finally:
-                    os.close(descriptor)
-        quiet = 0 if fresh else quiet + 1
-        if quiet == _QUIET_ROUNDS:
-            break
-        time.sleep(_ROUND_SECONDS)
+    while quiet < _QUIET_ROUNDS and time.monotonic() < deadline:
+        alive = [True for pid, name in _belonging(traces).items() if _killed(pid, name, killed)]
+        quiet = 0 if alive else quiet + 1
+        time.sleep(_ROUND_SECONDS / 4 if alive else _ROUND_SECONDS)
     return Counter(killed.values())
+
+
+def _killed(pid: int, name: str, killed: dict[tuple[int, int], str]) -> bool:
+    """Whether a process was still there; it gets SIGKILL then, and is noted by its pid and start time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] in {b"Z", b"X"}:
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except _NOT_THERE:
+        return False
+    finally:
+        os.close(descriptor)
+    killed[pid, int(fields[19])] = name
+    return True
+
+
+def _belonging(traces: Collection[Trace]) -> dict[int, str]:
+    """The processes of workers, with the worker's name."""
+    brands = {trace.brand: trace.name for trace in traces}
+    variables = {(b"OTTO_WORKER_NAME=" + t.name.encode(), b"OTTO_WORKSPACE=" + os.fsencode(t.workspace)): t.name for t in traces}
+    found: dict[int, str] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - see living
+        if entry.isdigit() and (name := brands.get(kernel.brand_of(int(entry))) or _by_variables(int(entry), variables)):
+            found[int(entry)] = name
+    for pid, name in list(found.items()):
+        for below in kernel.descendants(pid):
+            found.setdefault(below, name)
+    found.pop(os.getpid(), None)
+    return found
+
+
+def _by_variables(pid: int, wanted: Mapping[tuple[bytes, bytes], str]) -> str | None:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except _NOT_THERE:
+        return None
+    marks = [v for v in environment.split(b"\0") if v.startswith((b"OTTO_WORKER_NAME=", b"OTTO_WORKSPACE="))]
+    return next((name for (mark, place), name in wanted.items() if mark in marks and place in marks), None) if marks else None

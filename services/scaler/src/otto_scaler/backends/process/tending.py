@@ -8,13 +8,14 @@ from collections import deque
 from pathlib import Path
 
 from otto_scaler.backends.process import environment, own, processes
-from otto_scaler.backends.process.directory import TRASH
 from otto_scaler.backends.process.entry import Entry
 from otto_scaler.backends.process.environment import Surroundings
-from otto_scaler.backends.process.processes import Supervisor
+from otto_scaler.backends.process.processes import Supervisor, Trace
 from otto_scaler.backends.process.supervisor import report
 from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.supervisor.report import Ending
+from otto_scaler.backends.process.threads import Threads
+from otto_scaler.backends.process.trash import TRASH, Trash
 from otto_scaler.backends.process.watchdog import Step, Watchdog
 from otto_scaler.backends.process.workspaces import Workspaces
 from otto_scaler.backends.protocol import Gone, Observation, Seen
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 class Tending:
     """All workers of a backend. Callbacks of the event loop only take note; what takes a while `conclude` does."""
 
-    def __init__(self, workspaces: Workspaces, surroundings: Surroundings) -> None:
+    def __init__(self, workspaces: Workspaces, surroundings: Surroundings, files: Threads) -> None:
+        """`files` does what takes a while."""
         self.entries: dict[str, Entry] = {}
         # Bounded by the number of workers: each gives a handful of events in its life, and the fleet takes them without waiting for
         # anybody.
@@ -36,8 +38,9 @@ class Tending:
         """Those whose supervisors have ended, and it is not known how."""
         self.more = asyncio.Event()
         """There is something in one of the two."""
-        self.trash: asyncio.Queue[Path] = asyncio.Queue()
+        self.trash = Trash()
         """What is to be deleted."""
+        self._files = files
         self._workspaces = workspaces
         self._surroundings = surroundings
 
@@ -45,30 +48,30 @@ class Tending:
         """Starts the supervisor of a worker that none has claimed."""
         spec, directory = entry.record.spec, entry.directory
         try:
-            values = await asyncio.to_thread(environment.secret_values, spec, self._surroundings.secrets_dir)
+            values = await self._files.run(environment.secret_values, spec, self._surroundings.secrets_dir)
             entry.own.make()
             directory.keep_secrets(environment.to_mask(spec, values))
             workspace = self._workspace(entry)
             workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
-            launch = environment.launch(spec, entry.own, workspace, values, self._surroundings)
+            launch = environment.launch(entry.record, entry.own, workspace, values, self._surroundings)
             supervisor, running = processes.spawn(directory.path, launch)
         except RefusedError as error:
             self.fail(entry, error.cause, str(error))
             return
         except (OSError, ValueError) as error:
-            log.exception("scaler.worker.create_failed", extra={"worker": entry.name})
+            log.exception("scaler.worker.run_failed", extra={"worker": entry.name})
             why = error.strerror if isinstance(error, OSError) else "what it was asked to be can't be handed to a program"
             self.fail(entry, Cause.INTERNAL, f"it could not be started: {why}")
             return
         self.follow(entry, supervisor, Watchdog(spec.timeout, spec.stop_grace, self._surroundings.patience, time.monotonic()))
         entry.running = running
-        asyncio.get_running_loop().add_reader(running, self._on_running, entry)
+        entry.when_ready(running, self._on_running)
         self.refresh(entry)
 
     def follow(self, entry: Entry, supervisor: Supervisor, watchdog: Watchdog) -> None:
         """From now on its end is noticed."""
         entry.supervisor, entry.watchdog, entry.held = supervisor, watchdog, False
-        asyncio.get_running_loop().add_reader(supervisor.descriptor, self._on_end, entry)
+        entry.when_ready(supervisor.descriptor, self._on_end)
 
     def unfollow(self, entry: Entry) -> None:
         """Holds nothing of its supervisor any more."""
@@ -120,6 +123,10 @@ class Tending:
                 if not entry.directory.path.is_dir():
                     gone.append(entry)
                 elif (ending := entry.reported()) is not None:
+                    if ending.cause == Cause.INTERNAL.name and (words := entry.directory.last_words()):
+                        log.error(
+                            "scaler.worker.supervisor_failed", extra={"worker": entry.name, "why": ending.message, "last_words": words}
+                        )
                     self.refresh(entry, ending)
                 elif entry.claimed_elsewhere() and (claim := entry.directory.claim()) and (other := processes.find(claim, entry.name)):
                     assert entry.watchdog is not None
@@ -129,8 +136,12 @@ class Tending:
                     lost.append(entry)
             except OSError as error:  # the machine is short of something: it stays `over`, and is looked at again
                 log.warning("scaler.worker.unreadable", extra={"worker": entry.name, "why": str(error)})
-        if left := [(entry.name, self._workspace(entry)) for entry in lost + [entry for entry in gone if entry.killed]]:
-            killed = await asyncio.to_thread(processes.end_leftovers, left)
+        if left := [self._trace(entry) for entry in lost + [entry for entry in gone if entry.killed]]:
+            try:
+                killed = await self._files.run(processes.end_leftovers, left)
+            except OSError as error:  # nobody hears of an end before what is left is gone: looked for again
+                log.warning("scaler.leftovers_unknown", extra={"why": str(error)})
+                return
         for entry in gone:
             self.forget(entry)
         for entry in lost:
@@ -178,7 +189,7 @@ class Tending:
         """Takes away what was a worker's own."""
         try:
             if (trash := own.discard(path, TRASH)) is not None:
-                self.trash.put_nowait(trash)
+                self.trash.put(trash)
         except OSError as error:
             log.warning("scaler.tidy_failed", extra={"path": str(path), "why": error.strerror})
 
@@ -188,19 +199,18 @@ class Tending:
             self.events.append(observation)
             self.more.set()
 
+    def _trace(self, entry: Entry) -> Trace:
+        return Trace(entry.name, self._workspace(entry), environment.brand(entry.record.uid))
+
     def _workspace(self, entry: Entry) -> Path:
         shared = entry.record.spec.identity.workspace
         return self._workspaces.path(shared) if shared else entry.own.work
 
     def sweep_workspaces(self) -> None:
         """Takes away the workspaces that are to be deleted and that nobody uses any more."""
-        marked = self._workspaces.marked()
-        if not marked:
-            return
         used = {entry.worker.identity.workspace for entry in self.entries.values() if not entry.worker.finished}
-        for name in marked:
-            if name not in used and (trash := self._workspaces.discard(name)) is not None:
-                self.trash.put_nowait(trash)
+        for path in self._workspaces.sweep(used):
+            self.trash.put(path)
 
     def let_go(self) -> None:
         """Nothing is watched any more; workers run on."""

@@ -1,8 +1,12 @@
 """Directories that workers share by name. A name that is to be deleted is marked by a file, so that it is, even after a restart."""
 
+import logging
+from collections.abc import Container
 from pathlib import Path
 
-from otto_scaler.backends.process.directory import TRASH, delete_tree
+from otto_scaler.backends.process.trash import TRASH
+
+log = logging.getLogger(__name__)
 
 MARKS = ".delete"
 
@@ -16,12 +20,6 @@ class Workspaces:
     def path(self, name: str) -> Path:
         """Where the workspace of that name is, or would be."""
         return self._root / name
-
-    def ensure(self, name: str) -> Path:
-        """The workspace, made if need be. Raises OSError."""
-        path = self.path(name)
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return path
 
     def mark(self, name: str) -> bool:
         """Notes for good that it is to be deleted; False if there is no such workspace. Raises OSError."""
@@ -39,6 +37,20 @@ class Workspaces:
         except FileNotFoundError:
             return []
 
+    def sweep(self, used: Container[str]) -> list[Path]:
+        """Takes away what is to be deleted and not `used`; returns what is left to be deleted. What fails is said, and tried next time."""
+        trash = []
+        try:
+            for name in self.marked():
+                if name not in used:
+                    try:
+                        trash.append(self.discard(name))
+                    except OSError as error:
+                        log.warning("scaler.tidy_failed", extra={"path": str(self.path(name)), "why": str(error)})
+        except OSError as error:
+            log.warning("scaler.look_failed", extra={"why": str(error)})
+        return [path for path in trash if path is not None]
+
     def discard(self, name: str) -> Path | None:
         """Takes it away at once; returns what is left to be deleted, if anything. Raises OSError."""
         trash: Path | None = self._root / f"{TRASH}{name}"
@@ -53,10 +65,3 @@ class Workspaces:
             trash = None
         (self._root / MARKS / name).unlink(missing_ok=True)
         return trash
-
-    def delete_trash(self) -> None:
-        """Deletes what an earlier service took away but had no time to delete. May take long. Raises OSError."""
-        if self._root.exists():
-            for path in list(self._root.iterdir()):
-                if path.name.startswith(TRASH):
-                    delete_tree(path)

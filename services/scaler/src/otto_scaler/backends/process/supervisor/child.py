@@ -3,7 +3,8 @@
 import os
 import signal
 
-from .kernel import die_with_parent
+from .kernel import brand, die_with_parent, limit_descriptors
+from .launch import Launch
 
 
 class StartFailedError(Exception):
@@ -33,8 +34,8 @@ class Child:
         self.stderr = stderr
 
 
-def start(argv: list[bytes], env: dict[bytes, bytes], directory: bytes, cores: int) -> Child:
-    """Starts a program in `directory` on at most `cores` CPUs (0: all). Raises StartFailedError; OSError for want of processes or
+def start(argv: list[bytes], env: dict[bytes, bytes], directory: bytes, launch: Launch) -> Child:
+    """Starts a program in `directory`, with the launch's limits and brand. Raises StartFailedError; OSError for want of processes or
     descriptors.
     """
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
@@ -43,7 +44,7 @@ def start(argv: list[bytes], env: dict[bytes, bytes], directory: bytes, cores: i
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(argv, env, directory, cores, parent, out_write, err_write, failed_write)
+        _become(argv, env, directory, launch, parent, out_write, err_write, failed_write)
     for descriptor in (out_write, err_write, failed_write):
         os.close(descriptor)
     said = os.read(failed_read, 64)
@@ -61,7 +62,14 @@ def start(argv: list[bytes], env: dict[bytes, bytes], directory: bytes, cores: i
 
 
 def _become(
-    argv: list[bytes], env: dict[bytes, bytes], directory: bytes, cores: int, parent: int, out_write: int, err_write: int, failed_write: int
+    argv: list[bytes],
+    env: dict[bytes, bytes],
+    directory: bytes,
+    launch: Launch,
+    parent: int,
+    out_write: int,
+    err_write: int,
+    failed_write: int,
 ) -> None:
     """The rest of the new process's life until it is another program; never returns."""
     stage = b"prepare"
@@ -70,8 +78,10 @@ def _become(
         die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        if cores:
-            _pin(cores)
+        if launch.cores:
+            _pin(launch.cores)
+        limit_descriptors(launch.descriptors)
+        brand(launch.brand)
         _offer_to_oom_killer()
         os.dup2(out_write, 1)
         os.dup2(err_write, 2)

@@ -10,20 +10,25 @@ import os
 import time
 
 LINE_BYTES = 16 * 1024
+MOST_UNWRITTEN = 1024 * 1024
 STREAMS = (b"stdout", b"stderr")
 
 
 class LogFailedError(Exception):
-    """The log can't be written any further; it ends with the last whole record."""
+    """The log can't be written now."""
 
 
 class CriLog:
-    """Appends to one log file. At most LINE_BYTES of each stream wait here for the end of their line."""
+    """Appends to one log file, and only appends: whoever reads it may have read everything that it held at any time.
+
+    At most LINE_BYTES of each stream wait here for the end of their line. What could not be written is written before anything else once
+    that works, so a torn record is followed by nothing but its own rest; of what comes meanwhile, MOST_UNWRITTEN bytes are kept.
+    """
 
     def __init__(self, descriptor: int) -> None:
         """Takes a descriptor that appends; it is this object's to close."""
         self.descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._unwritten = b""
         self._rest = [b"", b""]
         self._last = 0
         self._second = -1
@@ -51,7 +56,7 @@ class CriLog:
             if rest:
                 self._record(records, time.time_ns(), stream, rest)
         self._rest = [b"", b""]
-        if records:
+        if records or self._unwritten:
             self._append(b"".join(records))
 
     def _record(self, records: list[bytes], now: int, stream: int, line: bytes) -> None:
@@ -75,16 +80,13 @@ class CriLog:
         return b"%s.%09dZ" % (self._prefix, rest)
 
     def _append(self, data: bytes) -> None:
+        if self._unwritten:
+            data = self._unwritten + (data if len(self._unwritten) + len(data) <= MOST_UNWRITTEN else b"")
         written = 0
         try:
             while written < len(data):
                 written += os.write(self.descriptor, data[written:] if written else data)
         except OSError as error:
-            whole = data.rfind(b"\n", 0, written) + 1
-            self._size += whole
-            try:
-                os.ftruncate(self.descriptor, self._size)
-            except OSError:
-                pass  # a torn last record is what readers expect of a full disk
             raise LogFailedError(f"its log could not be written: {error.strerror}") from error
-        self._size += written
+        finally:
+            self._unwritten = data[written:]

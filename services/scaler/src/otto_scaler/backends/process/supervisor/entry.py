@@ -13,28 +13,35 @@ from .launch import Launch, decode
 from .report import Ending
 from .supervision import Supervision
 
+DELETING_SECONDS = 0.4
+"""How long a deletion may still go on when its first part, the log, is gone."""
+
 
 def main(directory: str) -> int:
     """Runs the worker whose directory it is; standard input holds its launch. Returns the exit code: 0 when a report was left."""
     launch = decode(_standard_input())
     _close_inherited()
     adopt_orphans()
-    if not report.claim(directory):
-        return report.CLAIMED_ELSEWHERE
     started = time.time_ns()
     try:
+        if not report.claim(directory):
+            return report.CLAIMED_ELSEWHERE
         report.reserve(directory)
         path = os.path.join(directory, "log")
         log = CriLog(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
         ending = _supervise(directory, launch, log, started)
         os.close(log.descriptor)
     except Exception as error:
-        _print_traceback()
-        ending = Ending(None, "INTERNAL", f"its supervisor failed: {error}", started, time.time_ns())
+        words = _failed(error)
+        if report.claimed_by_another(directory):
+            return 1
+        ending = Ending(None, "INTERNAL", words, started, time.time_ns())
+    if ending.cause == "DELETED":
+        _let_it_go(directory)
     try:
         report.write_ending(directory, ending)
-    except OSError:
-        _print_traceback()
+    except OSError as error:
+        _failed(error)
         return 1
     return 0
 
@@ -104,10 +111,22 @@ def _close_inherited() -> None:
                 continue
 
 
-def _print_traceback() -> None:
+def _failed(error: Exception) -> str:
+    """Writes down what happened for whoever keeps the service; returns what clients are told: the system's words, or an id."""
     import traceback  # only after a failure: it costs 5 ms
 
+    error_id = os.urandom(4).hex()
     traceback.print_exc()
+    sys.stderr.write(f"error id {error_id}: {type(error).__name__}: {error}\n")
+    why = error.strerror if isinstance(error, OSError) and error.strerror else f"the service's log has it under id {error_id}"
+    return f"its supervisor failed: {why}"
+
+
+def _let_it_go(directory: str) -> None:
+    """Gives whoever deletes the directory the time to come to its end: a report written in the middle would keep it from that."""
+    until = time.monotonic() + DELETING_SECONDS
+    while os.path.isdir(directory) and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _tell_running(started: int) -> None:

@@ -1,5 +1,5 @@
-"""What a supervisor is told: written by the service into an anonymous file that is the supervisor's standard input, so secrets never lie
-on disk.
+"""What a supervisor is told: written by the service into an anonymous file that is the supervisor's standard input, so that what
+it is told lies in no file of its own. Values of secrets do lie on disk, in the worker's `secrets`, for whoever has to mask them.
 
 The format is `key=value` fields, each ended by NUL, which no argument, variable or path can hold; reading it needs no module.
 """
@@ -10,8 +10,10 @@ class Launch:
 
     __slots__ = (
         "argv",
+        "brand",
         "commit",
         "cores",
+        "descriptors",
         "env",
         "grace",
         "mark",
@@ -37,10 +39,14 @@ class Launch:
         commit: bytes = b"",
         mark: bytes = b"",
         own: bytes = b"",
+        brand: int = 0,
+        descriptors: int = 0,
     ) -> None:
         """`timeout` and `grace` are seconds, `memory` bytes (0: no limit), `cores` a number of them (0: all).
 
         `mark` names the attempt: of the workers of one attempt that share a workspace, only the first checks out.
+        `descriptors` is how many files its programs may have open (0: as many as the supervisor). By `brand` its processes are known,
+        whatever they make of their environment and their session (0: they are not).
         `own` is the directory of its own files, none of which we believe.
         """
         self.argv = argv
@@ -55,6 +61,8 @@ class Launch:
         self.commit = commit
         self.mark = mark
         self.own = own
+        self.brand = brand
+        self.descriptors = descriptors
 
 
 def encode(launch: Launch) -> bytes:
@@ -63,7 +71,7 @@ def encode(launch: Launch) -> bytes:
     fields += [b"env=" + name + b"=" + value for name, value in launch.env.items()]
     for name in ("workspace", "working_directory", "repository", "commit", "mark", "own"):
         fields.append(name.encode() + b"=" + getattr(launch, name))
-    for name in ("timeout", "grace", "memory", "cores"):
+    for name in ("timeout", "grace", "memory", "cores", "brand", "descriptors"):
         fields.append(f"{name}={getattr(launch, name)!r}".encode())
     if any(b"\0" in field for field in fields):
         raise ValueError("a NUL character can't be handed to a program")
@@ -99,4 +107,6 @@ def decode(data: bytes) -> Launch:
         single[b"commit"],
         single[b"mark"],
         single[b"own"],
+        int(single[b"brand"]),
+        int(single[b"descriptors"]),
     )

@@ -10,6 +10,7 @@ user and may have written anything there, so nothing is believed before it is ch
 """
 
 import os
+import stat
 
 from .control import UnreadableError, number, put, read, write_beside
 
@@ -68,6 +69,15 @@ def claim(directory: str) -> bool:
     return True
 
 
+def claimed_by_another(directory: str) -> bool:
+    """Whether it is another process that runs the worker, or ran it."""
+    try:
+        found = read_claim(directory)
+    except (UnreadableError, OSError):
+        return True
+    return found is not None and found[0] != os.getpid()
+
+
 def read_claim(directory: str) -> tuple[int, int, str] | None:
     """Pid, start time and boot of the supervisor that runs or ran the worker; None if none did. Raises UnreadableError, OSError."""
     text = read(directory, CLAIM)
@@ -86,8 +96,14 @@ def read_started(directory: str) -> int:
 
 
 def reserve(directory: str) -> None:
-    """Takes the disk space that the report will need, so that a full disk can't keep it from being written."""
+    """Takes the disk space that the report will need, so that a full disk can't keep it from being written. Done already, nothing is."""
     path = os.path.join(directory, f".{EXIT}")
+    try:
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size == _RESERVE_BYTES:
+            return
+    except FileNotFoundError:
+        pass
     os.rename(write_beside(directory, EXIT, b"\0" * _RESERVE_BYTES), path)
 
 

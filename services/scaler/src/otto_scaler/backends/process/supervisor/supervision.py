@@ -82,7 +82,7 @@ class Supervision:
         if self.verdict is not None:
             return None
         self._status = None
-        child = self._child = start(argv, env, directory, self._launch.cores)
+        child = self._child = start(argv, env, directory, self._launch)
         for stream, pipe in enumerate((child.stdout, child.stderr)):
             self._pipes[pipe] = stream
             self._poll.register(pipe, select.POLLIN)
