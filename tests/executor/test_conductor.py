@@ -180,7 +180,7 @@ async def test_a_timeout_nobody_kept_is_kept_by_the_executor(fleet: Fleet) -> No
 
 async def test_a_worker_that_is_never_heard_of_is_stopped_before_it_is_repeated(fleet: Fleet) -> None:
     """It may run all the same, so its attempt is stopped like any other that failed, and two attempts never run side by side."""
-    fleet.unheard.add(("p", "a", 1, 2))
+    fleet.unheard.add(("p", "a", 1, 1))
     fleet.script = lambda key: Fate(seconds=None if key[2] == 1 else 0.0)
     alive: list[list[tuple[str, str, int, int]]] = []
     create = fleet.create
@@ -191,13 +191,13 @@ async def test_a_worker_that_is_never_heard_of_is_stopped_before_it_is_repeated(
 
     fleet.create = creating  # type: ignore[method-assign]  # looks on
     async with process(fleet, MemoryStore()) as conductor:
-        said = await run(conductor, pipeline(StageSpec("a", workers=2)))
+        said = await run(conductor, pipeline(StageSpec("a")))
     assert ends(said) == {"a": StageStatus.COMPLETED, "": StageStatus.COMPLETED}
     retrying = next(p for p in said if p.status is StageStatus.RETRYING)
     assert retrying.cause is FailureCause.DELETED
     assert "nothing was heard of 1 worker" in retrying.message
     assert [stage for _, stage, _ in fleet.stops] == ["a"]
-    assert len(fleet.created) == 4
+    assert len(fleet.created) == 2
     assert alive == [[], []]
 
 
