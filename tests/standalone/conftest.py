@@ -108,10 +108,10 @@ async def ottoctl(standalone: Standalone, *arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-@pytest.fixture
-async def standalone(tmp_path: Path) -> AsyncIterator[Standalone]:
-    """A running standalone; whatever is left of it and of its workers is stopped after the test."""
-    instance = Standalone(tmp_path / "state")
+@asynccontextmanager
+async def serving(state: Path, **environ: str) -> AsyncIterator[Standalone]:
+    """A standalone on this state; at the end whatever is left of it and of its workers is stopped."""
+    instance = Standalone(state, **environ)
     await instance.start()
     try:
         yield instance
@@ -119,6 +119,13 @@ async def standalone(tmp_path: Path) -> AsyncIterator[Standalone]:
         if instance.process.returncode is None:
             await instance.stop()
         await end_workers(instance.state)
+
+
+@pytest.fixture
+async def standalone(tmp_path: Path) -> AsyncIterator[Standalone]:
+    """A running standalone in the test's own directory."""
+    async with serving(tmp_path / "state") as instance:
+        yield instance
 
 
 async def end_workers(state: Path) -> None:

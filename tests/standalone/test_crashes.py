@@ -24,7 +24,7 @@ from ottoscaler.v1.pipeline_service_pb2 import ApproveStageRequest, WatchPipelin
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, RetryPolicy, RunCondition, StageStatus
 
-from .conftest import Standalone, end_workers
+from .conftest import Standalone, serving
 
 PIPELINES = sorted((Path(__file__).parent / "pipelines").glob("*.yaml"))
 SEEDS = range(9)
@@ -255,28 +255,21 @@ async def test_nobody_notices_but_the_log(tmp_path: Path, seed: int) -> None:
     for name, kills in (("calm", 0), ("killed", KILLS)):
         marks = tmp_path / f"{name}-marks"
         requests = requests_for(seed, marks)
-        standalone = Standalone(tmp_path / name / "state")
-        standalone.state.parent.mkdir()
-        await standalone.start()
-        world = World(standalone)
         draw = random.Random(f"{seed} moments")
-        try:
-            async with asyncio.timeout(110):
-                running = asyncio.create_task(everything(world, requests), name="everything")
-                approving = asyncio.create_task(approve_when_asked(world), name="approve")
-                try:
-                    for _ in range(kills):
-                        await asyncio.sleep(draw.uniform(0.02, 1.2))
-                        await world.kill_and_start()
-                    accounts = await running
-                finally:
-                    for task in (running, approving):
-                        task.cancel()
-                    await asyncio.gather(running, approving, return_exceptions=True)
-        finally:
-            if standalone.process.returncode is None:
-                await standalone.stop()
-            await end_workers(standalone.state)
+        (tmp_path / name).mkdir()
+        async with serving(tmp_path / name / "state") as standalone, asyncio.timeout(110):
+            world = World(standalone)
+            running = asyncio.create_task(everything(world, requests), name="everything")
+            approving = asyncio.create_task(approve_when_asked(world), name="approve")
+            try:
+                for _ in range(kills):
+                    await asyncio.sleep(draw.uniform(0.02, 1.2))
+                    await world.kill_and_start()
+                accounts = await running
+            finally:
+                for task in (running, approving):
+                    task.cancel()
+                await asyncio.gather(running, approving, return_exceptions=True)
         check(requests, accounts, marks)
         outcomes.append({pipeline_id: account.outcome() for pipeline_id, account in accounts.items()})
     assert outcomes[0] == outcomes[1]

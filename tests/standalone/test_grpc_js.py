@@ -4,33 +4,21 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..node.script import Script, needs_node, running
-from .conftest import Standalone, end_workers
+from .conftest import Standalone, serving
 
 pytestmark = [needs_node, pytest.mark.slow]
-
-
-@asynccontextmanager
-async def started(state: Path, **environ: str) -> AsyncIterator[Standalone]:
-    instance = Standalone(state, **environ)
-    await instance.start()
-    try:
-        yield instance
-    finally:
-        await instance.stop()
-        await end_workers(state)
 
 
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[Standalone]:
     """A standalone with room for four workers."""
-    async with started(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="4") as instance:
+    async with serving(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="4") as instance:
         yield instance
 
 
@@ -72,7 +60,7 @@ async def test_a_stop_ends_every_stream_with_ok(standalone: Standalone, tmp_path
         names = await heard(script)
         assert await standalone.stop() == 0
         assert await heard(script) == dict.fromkeys(names, 0)
-        async with started(standalone.state, OTTO_LISTEN=standalone.address):
+        async with serving(standalone.state, OTTO_LISTEN=standalone.address):
             await goes_on(script, gate)
 
 
@@ -88,7 +76,7 @@ async def test_a_crash_is_an_error_that_a_client_can_handle(standalone: Standalo
         ends = await heard(script)
         assert list(ends) == names
         assert set(ends.values()) <= {13, 14}
-        async with started(standalone.state, OTTO_LISTEN=standalone.address):
+        async with serving(standalone.state, OTTO_LISTEN=standalone.address):
             await goes_on(script, gate)
 
 

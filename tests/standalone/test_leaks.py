@@ -12,7 +12,7 @@ from ottoscaler.v1.pipeline_service_pb2 import ListPipelinesRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
-from .conftest import Standalone, end_workers
+from .conftest import Standalone, serving
 
 AT_A_TIME = 12
 SHORT = {
@@ -87,9 +87,7 @@ async def settled(standalone: Standalone, channel: grpc.aio.Channel) -> Held:
 @pytest.mark.timeout(420)
 async def test_a_thousand_pipelines_leave_nothing(tmp_path: Path) -> None:
     """After 200 to warm up and 1,000 more: no directory, process, zombie, descriptor or thread more, and no memory beyond noise."""
-    standalone = Standalone(tmp_path / "state", **SHORT)
-    await standalone.start()
-    try:
+    async with serving(tmp_path / "state", **SHORT) as standalone:
         async with standalone.channel() as channel:
             await run(channel, 0, 200)
             before = await settled(standalone, channel)
@@ -102,7 +100,3 @@ async def test_a_thousand_pipelines_leave_nothing(tmp_path: Path) -> None:
         assert after.rss_mb - before.rss_mb < 8, (before, after)
         faults = [line for line in standalone.log.read_text().splitlines() if '"level":"error"' in line or '"level": "error"' in line]
         assert faults == []
-    finally:
-        if standalone.process.returncode is None:
-            await standalone.stop()
-        await end_workers(standalone.state)

@@ -14,7 +14,7 @@ from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
-from .conftest import Standalone, end_workers
+from .conftest import Standalone, serving
 
 LINES = 150
 SCRIPT = f'n=0; while [ $n -lt {LINES} ]; do n=$((n+1)); echo "$OTTO_WORKER_INDEX says $n"; sleep 0.005; done'
@@ -29,16 +29,10 @@ async def handler() -> FakeHandler:
 async def pushing(tmp_path: Path, handler: FakeHandler) -> AsyncIterator[Standalone]:
     """A standalone that pushes to `handler`."""
     async with handling(handler) as address:
-        instance = Standalone(
+        async with serving(
             tmp_path / "state", OTTO_RELAY_HANDLER_ADDRESS=address, OTTO_RELAY_HANDLER_LONGEST_WAIT="0.2", OTTO_RELAY_HANDLER_WINDOW="20"
-        )
-        await instance.start()
-        try:
+        ) as instance:
             yield instance
-        finally:
-            if instance.process.returncode is None:
-                await instance.stop()
-            await end_workers(instance.state)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:

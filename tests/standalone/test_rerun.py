@@ -18,7 +18,7 @@ from ottoscaler.v1.pipeline_service_pb2 import RerunPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
-from .conftest import Standalone, end_workers, ottoctl
+from .conftest import Standalone, ottoctl, serving
 
 PIPELINE = """
 - {name: build, commands: "cat source.txt > built.txt; echo built once"}
@@ -114,14 +114,8 @@ async def tried(stub: Any, request: RerunPipelineRequest) -> grpc.StatusCode:
 
 @pytest.fixture
 async def crowded(tmp_path: Path) -> AsyncIterator[Standalone]:
-    instance = Standalone(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="1")
-    await instance.start()
-    try:
+    async with serving(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="1") as instance:
         yield instance
-    finally:
-        if instance.process.returncode is None:
-            await instance.stop()
-        await end_workers(instance.state)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
-from .conftest import Standalone, end_workers, ottoctl
+from .conftest import Standalone, ottoctl, serving
 from .test_push import until
 
 TOKEN = "s3cr3t/tök&n with spaces"
@@ -71,20 +71,14 @@ async def keeping(tmp_path: Path, handler: FakeHandler) -> AsyncIterator[Standal
     for name, value in {"token": TOKEN + "\n", "key": KEY, "long": LONG}.items():
         (directory / name).write_text(value)
     async with handling(handler) as address:
-        instance = Standalone(
+        async with serving(
             tmp_path / "state",
             OTTO_SCALER_SECRETS_DIR=str(tmp_path / "secrets"),
             OTTO_RELAY_HANDLER_ADDRESS=address,
             OTTO_RELAY_MAX_LINE_BYTES="1024",
             OTTO_LOG_LEVEL="debug",
-        )
-        await instance.start()
-        try:
+        ) as instance:
             yield instance
-        finally:
-            if instance.process.returncode is None:
-                await instance.stop()
-            await end_workers(instance.state)
 
 
 def leaks(data: bytes) -> list[bytes]:
