@@ -9,7 +9,8 @@ import pytest
 
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
-from otto_scaler.worker import Cause, State, Worker, rfc3339
+from otto_scaler.backends.process.supervisor import report
+from otto_scaler.worker import Cause, SecretVariable, State, Worker, rfc3339
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, WorkerStatusRequest
 
 from .conftest import DEFAULT_LIMITS, Rig, kill_workers, process_rig, processes_of, script, serving, settings_at, until
@@ -257,3 +258,38 @@ async def test_a_pipe_planted_for_a_waiting_worker_harms_only_it(rig: Rig) -> No
         await rig.backend.start(wanted.identity.name)
     assert (await rig.ends(wanted)).cause is Cause.INTERNAL
     await still_works(rig)
+
+
+async def test_a_stop_that_can_not_be_written_down_is_one_all_the_same(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor is told to end without a reason that it can read; the service knows it."""
+    wanted = script("sleep 211")
+    await rig.create(wanted)
+    await rig.runs(wanted)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_whole", full)
+    await rig.fleet.scale_down("task", 0, "enough")
+    worker = await rig.ends(wanted)
+    assert (worker.cause, worker.error) == (Cause.CANCELLED, "enough")
+
+
+async def test_a_pipe_in_the_place_of_a_secret_is_refused(rig: Rig) -> None:
+    """Nobody waits until somebody writes into it."""
+    (rig.root / "secrets" / "deploy").mkdir(parents=True)
+    os.mkfifo(rig.root / "secrets" / "deploy" / "token")
+    wanted = script("true", secrets=(SecretVariable("TOKEN", "deploy", "token"),))
+    created = await rig.create(wanted)
+    assert "can't be read: it is no file" in created.refused[0][1]
+    await still_works(rig)
+
+
+async def test_a_link_in_the_place_of_a_workspace_is_deleted_and_not_what_it_leads_to(rig: Rig) -> None:
+    """What a worker has put there in its stead is its own affair."""
+    (rig.root / "precious").mkdir()
+    (rig.root / "precious" / "file").touch()
+    await rig.run(script("cd ..; rmdir ws; ln -s ../precious ws", workspace="ws"))
+    await rig.backend.delete_workspace("ws")
+    await until(lambda: not [p.name for p in (rig.root / "workspaces").iterdir() if not p.name.startswith(".") or "trash" in p.name])
+    assert (rig.root / "precious" / "file").exists()

@@ -1,8 +1,10 @@
 """What a worker of the process backend gets to see: its variables, its secrets, its command."""
 
+import errno
 import hashlib
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -42,8 +44,7 @@ def secret_values(spec: WorkerSpec, secrets_dir: Path) -> dict[str, str]:
     for wanted in spec.secrets:
         file = secrets_dir / wanted.secret / wanted.key
         try:
-            with file.open("rb") as opened:
-                content = opened.read(MAX_SECRET_BYTES + 1)
+            content = _content(file)
         except OSError as error:
             what = "has no such key" if (secrets_dir / wanted.secret).is_dir() else "does not exist"
             why = what if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
@@ -59,6 +60,17 @@ def secret_values(spec: WorkerSpec, secrets_dir: Path) -> dict[str, str]:
             )
         values[wanted.name] = text.removesuffix("\n").removesuffix("\r")
     return values
+
+
+def _content(file: Path) -> bytes:
+    """What a file holds, up to a byte more than a secret may. A pipe would hold the thread for good. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        return os.read(descriptor, MAX_SECRET_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def to_mask(spec: WorkerSpec, secrets: dict[str, str]) -> list[str]:
