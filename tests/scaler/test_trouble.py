@@ -228,15 +228,17 @@ async def test_a_stop_reaches_a_worker_on_a_full_disk(rig: Rig, monkeypatch: pyt
     await rig.create(wanted)
     await rig.runs(wanted)
     reserved = (rig.directory(wanted) / ".exit").stat()
+    for_a_stop = (rig.directory(wanted) / ".stop").stat()
 
-    def full(_directory: str, _name: str, _content: str) -> None:
+    def full(_directory: str, _name: str, _content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(report, "write_whole", full)
+    monkeypatch.setattr(report, "write_beside", full)
     assert [w.name for w in (await rig.fleet.scale_down("task", 0, "enough")).stopping] == [wanted.identity.name]
     worker = await rig.ends(wanted)
     assert (worker.cause, worker.error) == (Cause.CANCELLED, "enough")
     assert reserved.st_blocks > 0
+    assert (rig.directory(wanted) / "stop").stat().st_ino == for_a_stop.st_ino
     assert (rig.directory(wanted) / "exit").stat().st_ino == reserved.st_ino
 
 

@@ -158,7 +158,7 @@ class ProcessBackend:
                     self._tending.fail(entry, Cause.CANCELLED, entry.reason)
                 return
             try:
-                report.write_whole(str(entry.directory.path), report.STOP, entry.reason)
+                report.write_stop(str(entry.directory.path), entry.reason)
             except FileNotFoundError:
                 log.debug("scaler.worker.vanished", extra={"worker": name})
             except OSError as error:

@@ -96,15 +96,18 @@ def read_started(directory: str) -> int:
 
 
 def reserve(directory: str) -> None:
-    """Takes the disk space that the report will need, so that a full disk can't keep it from being written. Done already, nothing is."""
-    path = os.path.join(directory, f".{EXIT}")
-    try:
-        found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size == _RESERVE_BYTES:
-            return
-    except FileNotFoundError:
-        pass
-    os.rename(write_beside(directory, EXIT, b"\0" * _RESERVE_BYTES), path)
+    """Takes the disk space that the report and a stop will need, so that a full disk can't keep them from being written. Done already,
+    nothing is.
+    """
+    for name in (EXIT, STOP):
+        path = os.path.join(directory, f".{name}")
+        try:
+            found = os.lstat(path)
+            if stat.S_ISREG(found.st_mode) and found.st_size == _RESERVE_BYTES:
+                continue
+        except FileNotFoundError:
+            pass
+        os.rename(write_beside(directory, name, b"\0" * _RESERVE_BYTES), path)
 
 
 def write_ending(directory: str, ending: Ending) -> None:
@@ -112,17 +115,27 @@ def write_ending(directory: str, ending: Ending) -> None:
     message = ending.message.replace("\n", " ").encode("utf-8", "replace")[: _RESERVE_BYTES // 2].decode("utf-8", "ignore")
     code = "" if ending.code is None else str(ending.code)
     text = f"code={code}\ncause={ending.cause}\nstarted={ending.started}\nended={ending.ended}\nmessage={message}\n".encode()
-    reserved = os.path.join(directory, f".{EXIT}")
+    _write_reserved(directory, EXIT, text)
+
+
+def write_stop(directory: str, reason: str) -> None:
+    """Leaves the reason why the worker is to stop, in the place of whatever is there. Raises OSError."""
+    _write_reserved(directory, STOP, reason.encode("utf-8", "replace")[:_RESERVE_BYTES])
+
+
+def _write_reserved(directory: str, name: str, content: bytes) -> None:
+    """Writes a file into the space that was reserved for it, or beside that where somebody has taken it away."""
+    reserved = os.path.join(directory, f".{name}")
     try:
         descriptor = os.open(reserved, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            os.pwrite(descriptor, text, 0)
-            os.ftruncate(descriptor, len(text))
+            os.pwrite(descriptor, content, 0)
+            os.ftruncate(descriptor, len(content))
         finally:
             os.close(descriptor)
     except OSError:
-        reserved = write_beside(directory, EXIT, text)
-    put(directory, reserved, EXIT)
+        reserved = write_beside(directory, name, content)
+    put(directory, reserved, name)
 
 
 def read_ending(directory: str) -> Ending | None:
