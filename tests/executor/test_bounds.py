@@ -18,8 +18,8 @@ from otto_executor.settings import Settings
 from otto_executor.stage import StageStatus
 from otto_executor.stores import StoredRun
 from otto_executor.translate import run_message
-from otto_executor.translate_request import MAX_EXTRA_CONTAINERS, read
-from otto_executor.validation import MAX_TASK_ID_BYTES, told
+from otto_executor.translate_request import read
+from otto_executor.validation import MAX_STAGE_ID_BYTES, told
 from ottoscaler.v1.pipeline_pb2 import APPROVAL_DECISION_REJECT, PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import ApproveStageRequest, CancelPipelineRequest, GetPipelineRequest, ValidatePipelineRequest
 from ottoscaler.v1.stage_pb2 import STAGE_TYPE_APPROVAL, PipelineStage
@@ -80,7 +80,7 @@ def test_what_exceeds_a_limit_is_not_looked_at_any_further(request_: PipelineReq
 
 def test_extra_containers_are_few(searches: list[int]) -> None:
     """Each name is compared with those before it, so there is a limit to them."""
-    many = [ExtraContainer(name=f"c{number}") for number in range(MAX_EXTRA_CONTAINERS + 1)]
+    many = [ExtraContainer(name=f"c{number}") for number in range(LIMITS.max_extra_containers + 1)]
     stage = PipelineStage(stage_id="a", command=["true"], extra_containers=many)
     (problem,) = read(PipelineRequest(pipeline_id="p", stages=[stage]), LIMITS, "").problems
     assert (problem.field, problem.description) == ("stages[0].extra_containers", "there are 17; 16 are the most")
@@ -152,7 +152,7 @@ def largest_runs(draw: st.DrawFn) -> StoredRun:
     """Runs at the limits of what requests, people and workers can bring in."""
     count = draw(st.sampled_from([1, 100, LIMITS.max_stages]))
     character = draw(CHARACTERS)
-    room = draw(st.integers(10, MAX_TASK_ID_BYTES - 252 - len("/999")))
+    room = draw(st.integers(10, MAX_STAGE_ID_BYTES - 24))
     ids = [f"{number}{character * (room // len(character.encode()))}" for number in range(count)]
     named = draw(st.booleans())
     request = PipelineRequest(pipeline_id="한" * 84, triggered_by=character)

@@ -1,6 +1,8 @@
 """PipelineService over a real port: validating, approving, cancelling, getting and listing runs, and how far they have come."""
 
 import asyncio
+import base64
+import hashlib
 from collections.abc import AsyncIterable
 
 import grpc
@@ -296,6 +298,27 @@ async def test_what_can_not_be_listed(executor: Executor) -> None:
     ):
         code, details = await status_of(executor.client.ListPipelines(request))
         assert (code, words in details) == (grpc.StatusCode.INVALID_ARGUMENT, True), details
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5",
+        b"{}",
+        b"[]",
+        b'["a", "p", []]',
+        b'[1, "p", []]',
+        b'["1.5", 7, []]',
+        b'["1.5", "\\ud800", []]',
+        b'["1.5", "p", [{}]]',
+        b"[" * 9999,
+    ],
+)
+async def test_a_forged_token_is_refused(executor: Executor, body: bytes) -> None:
+    """Whoever knows how a token is made may send any: what we would not have given out is named, and nothing fails over it."""
+    forged = base64.urlsafe_b64encode(hashlib.blake2b(body, digest_size=8, person=b"otto-page").digest() + body).decode()
+    code, details = await status_of(executor.client.ListPipelines(ListPipelinesRequest(page_token=forged)))
+    assert (code, details.startswith("page_token: ")) == (grpc.StatusCode.INVALID_ARGUMENT, True), details
 
 
 async def test_ids_are_checked_wherever_they_are_sent(executor: Executor) -> None:

@@ -1,7 +1,7 @@
 """What the executor accepts the scaler takes too: both are asked, so that no pipeline fails for what could have been said at once."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otto_executor.definition import Definition
@@ -14,6 +14,8 @@ from otto_scaler.errors import InvalidRequestError
 from otto_scaler.translate.request import Bounds, workers_wanted
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage
+
+from .requests import right_requests
 
 BOUNDS = Bounds(1000, 3600.0, 604800.0, 10.0, 3600.0, "")
 IDS = st.one_of(
@@ -47,14 +49,12 @@ def request(pipeline_id: str, stage_id: str, repository: str = "", commit: str =
     return PipelineRequest(pipeline_id=pipeline_id, stages=[stage], repository=repository, commit_sha=commit)
 
 
-@pytest.mark.parametrize(
-    ("pipeline_id", "stage_id", "fields"),
-    [("p" * 60, "s" * 990, ["stages[0].stage_id"]), ("p" * 33, "%" * 331, ["stages[0].stage_id"]), ("p" * 33, "s" * 990, [])],
-    ids=["too long together", "escapes", "just right"],
-)
-def test_ids_that_are_too_long_together_are_named(pipeline_id: str, stage_id: str, fields: list[str]) -> None:
-    """Each is right by itself; the task of the stage's workers would be longer than the scaler takes."""
-    assert problems(request(pipeline_id, stage_id)) == fields
+@pytest.mark.parametrize("character", ["a", "%", "/", "é"])
+def test_the_longest_ids_are_taken_together(character: str) -> None:
+    """Each as long as it may be, also of characters that are escaped in the name of the task of a stage's workers."""
+    understood = read(request(character * (253 // len(character.encode())), character * (1024 // len(character.encode()))), Settings(), "")
+    assert understood.problems == ()
+    assert refused_by_the_scaler(understood.definition, understood.definition.stages[0]) == []
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,13 @@ def test_no_accepted_pipeline_is_refused_later(pipeline_id: str, stage_id: str, 
         return
     for stage in understood.definition.stages:
         assert refused_by_the_scaler(understood.definition, stage) == []
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(right_requests())
+def test_no_stage_of_a_whole_request_is_refused_later(whole: PipelineRequest) -> None:
+    """Whatever else it holds, up to its limits."""
+    definition = read(whole, Settings(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").definition
+    for stage in definition.stages:
+        if stage.workers:
+            assert refused_by_the_scaler(definition, stage) == []

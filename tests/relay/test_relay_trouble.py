@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from otto_relay import worker_log
@@ -284,3 +285,17 @@ async def test_an_unexpected_error_costs_one_worker_a_moment(stand: Any, monkeyp
     async with stand.relay():
         stand.scaler.show("w-1", "succeeded")
         assert [e.message for e in await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="w-1")))] == ["one"]
+
+
+async def test_two_streams_that_bring_the_same_workers_lines_are_two(relay: Any) -> None:
+    """The one that ends first does not end the other, which then brings those of another worker and ends with OK."""
+    first, second = relay.logs.StreamLogs(), relay.logs.StreamLogs()
+    for stream in (first, second):
+        await stream.write(LogEntry(worker_id="w", message="x"))
+        assert (await stream.read()).status == LogResponse.ACK
+    await second.done_writing()
+    assert await second.code() is grpc.StatusCode.OK
+    await first.write(LogEntry(worker_id="v", message="x"))
+    assert (await first.read()).status == LogResponse.ACK
+    await first.done_writing()
+    assert await first.code() is grpc.StatusCode.OK

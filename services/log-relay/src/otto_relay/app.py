@@ -173,7 +173,7 @@ def _composed(
         vanished=outgoing.vanished if outgoing else lambda _: None,
         joined=lambda known: tracker.track(registry.build(known.facts.pipeline_id)) if known.facts.pipeline_id else None,
     )
-    pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.push_idle)
+    pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.max_metadata_bytes, settings.push_idle)
     if outgoing:
         pushes.tell(outgoing.told)
     retention = Retention(registry, settings.retention_seconds, settings.retention_bytes)

@@ -22,7 +22,7 @@ from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, Fresh, WorkerLog
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 1000
-_MOST_METADATA = 65536
+"""Characters of a worker's or a task's name: far beyond a pod's 253, and short enough to stand in every line."""
 
 
 class Answer(enum.Enum):
@@ -70,9 +70,9 @@ _FINAL = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 """What a worker that has ended says last; nothing it says after that counts."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
-    """An open stream, and whose lines came through it."""
+    """An open stream, and whose lines came through it. Two streams of the same workers are two."""
 
     workers: set[str] = field(default_factory=set)
 
@@ -85,6 +85,7 @@ class Pushes:
         registry: Registry,
         limit: int,
         max_line_bytes: int,
+        max_metadata_bytes: int,
         idle: float,
     ) -> None:
         """`limit`: how many may be open at once; `idle` in seconds."""
@@ -92,6 +93,7 @@ class Pushes:
         self._registry = registry
         self._limit = limit
         self._max_line_bytes = max_line_bytes
+        self._max_metadata_bytes = max_metadata_bytes
         self._idle = idle
         self._times = Times()
         self._sessions: list[Session] = []
@@ -162,8 +164,10 @@ class Pushes:
         if len(message) > self._max_line_bytes:
             return Verdict(Answer.NEVER, f"message: {len(message)} bytes are more than the {self._max_line_bytes} that a line may have")
         metadata = metadata_fields(line.metadata)
-        if len(metadata) > _MOST_METADATA:
-            return Verdict(Answer.NEVER, f"metadata: more than {_MOST_METADATA} bytes")
+        if len(metadata) > self._max_metadata_bytes:
+            return Verdict(
+                Answer.NEVER, f"metadata: {len(metadata)} bytes are more than the {self._max_metadata_bytes} that a line may have"
+            )
         stderr = line.source.lower() == "stderr"
         level = line.level.upper()
         number = LEVELS.index(level) if level in LEVELS else level_of(message, stderr=stderr)

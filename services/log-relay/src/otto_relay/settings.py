@@ -85,6 +85,15 @@ class Settings(msgspec.Struct, frozen=True):
     max_pushed_workers: Annotated[
         int, Meta(ge=1, description="Workers that send their lines themselves and have not ended; further ones are told SERVER_FULL.")
     ] = 1000
+    max_metadata_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_048_576,
+            description="Bytes of metadata that one line of such a worker may have; a line with more is dropped. It is stored, and sent "
+            "to every reader, with each line.",
+        ),
+    ] = 65_536
     push_window: Annotated[int, Meta(ge=1, description="Unacknowledged lines that a sender is told it may have.")] = 1000
     push_idle: Annotated[
         float,

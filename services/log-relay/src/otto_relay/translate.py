@@ -20,6 +20,7 @@ from ottoscaler.v1.stage_pb2 import STAGE_CANCELLED, STAGE_COMPLETED, STAGE_FAIL
 from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus
 
 _MOST_WORDS = 100
+"""Each line is searched for each of them."""
 _LONGEST_WORD = 1000
 _PHASES = {"pending": PENDING, "running": RUNNING, "succeeded": FINISHED, "failed": FINISHED}
 

@@ -65,7 +65,7 @@ def condition(word: str) -> str:
     text = word.strip().upper().replace("-", "_").replace(" ", "_").removeprefix("FAILURE_CAUSE_")
     name, colon, code = text.partition(":")
     if colon and name in {"EXIT", "EXIT_CODE"}:
-        if code.isascii() and code.isdecimal() and int(code) <= 255:
+        if code.isascii() and code.isdecimal() and len(code) <= 3 and int(code) <= 255:
             return f"exit:{int(code)}"
         raise ValueError(f"{word!r}: an exit code is a number from 0 to 255")
     name = _ALIASES.get(text, text)

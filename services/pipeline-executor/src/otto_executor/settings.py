@@ -45,6 +45,17 @@ class Settings(msgspec.Struct, frozen=True):
     ] = 5000
     max_retries: Annotated[int, Meta(ge=0, description="The most retries that a stage may ask for.")] = 100
     max_retry_delay: Annotated[int, Meta(ge=0, description="The longest retry delay in seconds that a stage may ask for. A day.")] = 86_400
+    max_stop_grace: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="The longest stop_grace_period in seconds that a stage may name; not more than `OTTO_SCALER_MAX_STOP_GRACE`. "
+            "What needs longer than an hour to end does not end.",
+        ),
+    ] = 3600.0
+    max_extra_containers: Annotated[
+        int, Meta(ge=0, le=200, description="Extra containers of one stage. A pod of more than 16 is most likely a mistake.")
+    ] = 16
     max_request_bytes: Annotated[
         int,
         Meta(

@@ -211,12 +211,16 @@ def page_key(token: str, selected: Sequence[StageStatus]) -> Key | None:
         checksum, body = raw[:8], raw[8:]
         if checksum != _checksum(body):
             raise wrong
-        created_at, pipeline_id, given = json.loads(body)
-    except ValueError:
+        match json.loads(body):
+            case [str(created_at), str(pipeline_id), given]:
+                key = Key(float(created_at), pipeline_id.encode().decode())
+            case _:
+                raise wrong
+    except (ValueError, RecursionError):  # whoever knows how a token is made may send any
         raise wrong from None
     if given != list(selected):
         raise InvalidRequestError("page_token: belongs to other states; page through one selection at a time")
-    return Key(float(created_at), pipeline_id)
+    return key
 
 
 def _checksum(body: bytes) -> bytes:

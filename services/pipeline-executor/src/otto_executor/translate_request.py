@@ -16,12 +16,12 @@ from otto_executor.validation import (
     bounded,
     command_problems,
     control_problem,
+    given_problems,
     graph_problems,
     hints,
     id_problem,
     limit_problems,
     source_problems,
-    task_problems,
 )
 from otto_options.metadata import fails_fast, metadata_problems
 from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
@@ -32,10 +32,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage
 
 LENGTH_DELIMITED = 2
 TYPE_FIELD = 2
-MAX_GRACE = 3600.0
-"""Seconds; a worker that needs longer than an hour to end does not end."""
-MAX_EXTRA_CONTAINERS = 16
-"""Of one stage; a pod of more is most likely a mistake."""
+MAX_MULTIPLIER = 100.0
+"""Of a backoff: more than a hundredfold at each step is most likely a mistake."""
 _TYPES = {number: StageType(name.removeprefix("STAGE_TYPE_")) for name, number in stage_pb2.StageType.items()}
 _CONDITIONS = {number: RunCondition(name.removeprefix("RUN_CONDITION_")) for name, number in stage_pb2.RunCondition.items() if number}
 
@@ -65,7 +63,8 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
     warnings: list[str] = []
     stages = [_Stage(stage, f"stages[{number}]", settings, problems, warnings).read() for number, stage in enumerate(request.stages)]
     problems += graph_problems(stages, checkout=bool(request.repository))
-    problems += task_problems(request.pipeline_id, stages)
+    # only now: until here places among the dependencies are those of the request
+    stages = [replace(stage, depends_on=tuple(dict.fromkeys(stage.depends_on))) for stage in stages]
     if (total := sum(stage.workers for stage in stages)) > settings.max_workers:
         problems.append(Problem("stages", "", f"they have {total} workers together; {settings.max_workers} are the most"))
     definition = Definition(
@@ -146,6 +145,7 @@ class _Stage:
             if problem := control_problem(text):
                 self._wrong(field, problem)
         self._problems += command_problems(self._where, self._id, stage.command, stage.args)
+        self._problems += given_problems(self._where, self._id, (*stage.command, *stage.args, *options.env, *options.env.values()))
         if stage.args and not stage.command:
             self._wrong("args", "without a command there is nothing to give them to")
         timeout = self._number("timeout_seconds", stage.timeout_seconds, settings.max_timeout)
@@ -159,7 +159,7 @@ class _Stage:
             name=stage.name,
             type=kind or StageType.UNSPECIFIED,
             workers=0 if runs_nothing else workers,
-            depends_on=tuple(dict.fromkeys(stage.depends_on)),
+            depends_on=tuple(stage.depends_on),
             run_if=self._run_if(options),
             ignore_errors=stage.ignore_errors or bool(options.ignore_errors),
             approvers=approvers,
@@ -207,8 +207,9 @@ class _Stage:
             return None
         period = self._stage.stop_grace_period
         seconds = period.seconds + period.nanos / 1e9
-        if not 0 <= seconds <= MAX_GRACE:
-            self._wrong("stop_grace_period", f"{seconds:g} s is not between 0 and {MAX_GRACE:.0f} s")
+        most = self._settings.max_stop_grace
+        if not 0 <= seconds <= most:
+            self._wrong("stop_grace_period", f"{seconds:g} s is not between 0 and {most:g} s")
             return None
         return seconds
 
@@ -223,8 +224,8 @@ class _Stage:
             except ValueError as error:
                 self._wrong(f"retry_policy.retryable_failures[{number}]", str(error))
         multiplier = policy.backoff_multiplier or 1.0
-        if not 1.0 <= multiplier <= 100.0:
-            self._wrong("retry_policy.backoff_multiplier", f"{multiplier:g} is not between 1 and 100 (0 means 1)")
+        if not 1.0 <= multiplier <= MAX_MULTIPLIER:
+            self._wrong("retry_policy.backoff_multiplier", f"{multiplier:g} is not between 1 and {MAX_MULTIPLIER:g} (0 means 1)")
             multiplier = 1.0
         jitter = policy.jitter
         if math.isnan(jitter) or not 0.0 <= jitter <= 1.0:
@@ -277,9 +278,10 @@ class _Stage:
 
     def _extra_containers(self) -> tuple[ExtraContainer, ...]:
         containers: list[ExtraContainer] = []
-        if (count := len(self._stage.extra_containers)) > MAX_EXTRA_CONTAINERS:
-            self._wrong("extra_containers", f"there are {count}; {MAX_EXTRA_CONTAINERS} are the most")
-        for number, given in enumerate(self._stage.extra_containers[:MAX_EXTRA_CONTAINERS]):
+        most = self._settings.max_extra_containers
+        if (count := len(self._stage.extra_containers)) > most:
+            self._wrong("extra_containers", f"there are {count}; {most} are the most")
+        for number, given in enumerate(self._stage.extra_containers[:most]):
             where = f"extra_containers[{number}]"
             if problem := id_problem(given.name, 63):
                 self._wrong(f"{where}.name", problem)

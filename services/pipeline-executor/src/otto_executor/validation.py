@@ -2,23 +2,24 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from otto_executor.definition import Definition
 from otto_executor.graph import find_cycles
-from otto_executor.orders import task_id
 from otto_executor.settings import Settings
 from otto_executor.stage import CHECKOUT, RunCondition, StageSpec
 from otto_options.repository import commit_problem, repository_problem
 from otto_options.suggestions import Suggestions
 
 MAX_PIPELINE_ID_BYTES = 253
+"""As long as a Kubernetes object's name may be. Part of the contract, as existing ids have to stay good."""
 MAX_STAGE_ID_BYTES = 1024
-MAX_TASK_ID_BYTES = 1024
-"""The scaler takes no longer one."""
+"""Clients send stages' names from YAML verbatim: long enough for any. The scaler takes tasks of both ids together (4,096 bytes)."""
 MAX_ARGUMENT_BYTES = 131_071
 """Linux starts no program with a single argument over 128 KiB, its terminating zero included (MAX_ARG_STRLEN)."""
+MAX_GIVEN_BYTES = 1_040_000
+"""Arguments and variables of a worker together, 9 bytes added for each: Linux bounds them, and the scaler takes 1 MiB with its own."""
 MAX_CYCLES = 10
 """Cycles that are named at once."""
 _LONGEST_LINE = 600
@@ -98,25 +99,20 @@ def source_problems(repository: str, commit_sha: str) -> list[Problem]:
     return [Problem(field, "", problem) for field, text, check in checks if text and (problem := check(text))]
 
 
-def task_problems(pipeline_id: str, stages: Sequence[StageSpec]) -> list[Problem]:
-    """What is wrong with ids that are right one by one, but too long together: a stage's workers have a task that names both."""
-    if id_problem(pipeline_id, MAX_PIPELINE_ID_BYTES):
-        return []
-    problems = []
-    for number, stage in enumerate(stages):
-        size = len(task_id(pipeline_id, stage.stage_id).encode())
-        if size > MAX_TASK_ID_BYTES and not id_problem(stage.stage_id, MAX_STAGE_ID_BYTES):
-            words = f"has {size} bytes together with the pipeline_id, '%' and '/' counted as three each; {MAX_TASK_ID_BYTES} are the most"
-            problems.append(Problem(f"stages[{number}].stage_id", stage.stage_id, words))
-    return problems
-
-
 def command_problems(where: str, stage_id: str, command: Sequence[str], args: Sequence[str]) -> list[Problem]:
     """What is wrong with a program and what it is given."""
     problems = []
     if command and not command[0]:
         problems.append(Problem(f"{where}.command[0]", stage_id, "is empty; it names the program"))
     return problems + _argument_problems(f"{where}.command", stage_id, command) + _argument_problems(f"{where}.args", stage_id, args)
+
+
+def given_problems(where: str, stage_id: str, texts: Iterable[str]) -> list[Problem]:
+    """What is wrong with all that a worker is given: its command, arguments, and names and values of variables."""
+    if (size := sum(len(text.encode()) + 9 for text in texts)) <= MAX_GIVEN_BYTES:
+        return []
+    words = f"with arguments and variables it takes {size} bytes, each of them counted with 9 more; {MAX_GIVEN_BYTES} are the most"
+    return [Problem(f"{where}.command", stage_id, words)]
 
 
 def _argument_problems(field: str, stage_id: str, arguments: Sequence[str]) -> list[Problem]:
@@ -151,7 +147,7 @@ def graph_problems(stages: Sequence[StageSpec], *, checkout: bool) -> list[Probl
                 problems.append(Problem(field, stage.stage_id, "the stage depends on itself"))
             elif needed not in known:
                 problems.append(Problem(field, stage.stage_id, f"there is no stage {needed!r}{suggestions.hint(needed)}"))
-    others = {stage.stage_id: [n for n in stage.depends_on if n != stage.stage_id] for stage in stages}
+    others = {stage.stage_id: [n for n in dict.fromkeys(stage.depends_on) if n != stage.stage_id] for stage in stages}
     cycles = find_cycles(others, MAX_CYCLES)
     return problems + [Problem("stages", "", f"the dependencies form a cycle: {' → '.join(cycle)}") for cycle in cycles]
 

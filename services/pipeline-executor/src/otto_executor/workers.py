@@ -123,7 +123,7 @@ def scale_up(order: Order) -> ScaleRequest:
     request = ScaleRequest(
         task_id=task_id(order.pipeline_id, stage.stage_id),
         worker_count=stage.workers,
-        triggered_by=order.triggered_by,
+        triggered_by=shortened(order.triggered_by),  # a note for people, of which the scaler takes 128 KiB
         reason=f"pipeline {order.pipeline_id}, stage {stage.stage_id}, attempt {order.attempt}",
         admission=Admission.ADMISSION_QUEUE,
         worker=worker_pb2.WorkerSpec(

@@ -104,7 +104,10 @@ class LogEntry(_message.Message):
     source: _builtins.str
     """stdout or stderr."""
     message: _builtins.str
-    """The line without its end; bytes that are not UTF-8 are replaced by U+FFFD."""
+    """The line without its end, which is a line feed and nothing else: a carriage return stays, and an empty line is an entry. What is not UTF-8
+    is replaced by U+FFFD, one for each longest beginning of a character (Unicode's recommended practice). A line longer than the configured
+    limit goes on in the next entry of its stream, split between characters; the messages joined are the line.
+    """
     sequence: _builtins.int
     """Per worker, from 1 without holes."""
     replayed: _builtins.bool

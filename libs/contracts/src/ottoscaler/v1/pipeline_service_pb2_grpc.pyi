@@ -42,7 +42,8 @@ class PipelineServiceStub:
     Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
     (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
     Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
-    hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; UNAVAILABLE: repeat, or attach if it was sent before.
+    hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the
+    details): the configured number of runs is unfinished, send it later; UNAVAILABLE: repeat, or attach if it was sent before.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE the same messages as in OttoscalerService, so that both front doors behave alike
@@ -100,7 +101,8 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
     (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
     Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
-    hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; UNAVAILABLE: repeat, or attach if it was sent before.
+    hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the
+    details): the configured number of runs is unfinished, send it later; UNAVAILABLE: repeat, or attach if it was sent before.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE the same messages as in OttoscalerService, so that both front doors behave alike
@@ -161,7 +163,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
         (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
         Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
-        hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; UNAVAILABLE: repeat, or attach if it was sent before.
+        hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the
+        details): the configured number of runs is unfinished, send it later; UNAVAILABLE: repeat, or attach if it was sent before.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the same messages as in OttoscalerService, so that both front doors behave alike
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE the same messages as in OttoscalerService, so that both front doors behave alike

@@ -17,7 +17,8 @@ from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.worker_pb2 import Resources
 from ottoscaler.v1.worker_pb2 import WorkerSpec as WorkerSpecMessage
 
-MAX_ID_BYTES = 1024
+MAX_ID_BYTES = 4096
+"""Tasks of pipelines are named by the pipeline's id (at most 253 bytes), a slash and the stage's (1,024), in which each `/` takes three."""
 MAX_ARGUMENT_BYTES = 131_071
 """Linux refuses to start a program with a longer one (MAX_ARG_STRLEN, 128 KiB with the NUL)."""
 MAX_GIVEN_BYTES = 1_048_576

@@ -57,7 +57,7 @@ def start(argv: list[bytes], env: dict[bytes, bytes], directory: bytes, launch: 
         os.close(out_read)
         os.close(err_read)
         stage, _, number = said.partition(b" ")
-        raise _failure(stage, int(number), argv, directory)
+        raise _failure(stage, int(number), argv, directory.removeprefix(env.get(b"OTTO_WORKSPACE", b"")))
     return child
 
 
@@ -119,9 +119,12 @@ def _offer_to_oom_killer() -> None:
 
 
 def _failure(stage: bytes, number: int, argv: list[bytes], directory: bytes) -> StartFailedError:
+    """`directory` in the workspace: where that lies is nothing that a client can do anything with."""
     why = os.strerror(number)
     if stage == b"chdir":
-        return StartFailedError(f"can't start in the working directory {directory.decode('utf-8', 'replace')}: {why}", 126)
+        inside = directory.strip(b"/").decode("utf-8", "replace")
+        where = f"the working directory {inside!r} of its workspace" if inside else "its workspace"
+        return StartFailedError(f"can't start in {where}: {why}", 126)
     program = argv[0].decode("utf-8", "replace")
     if stage == b"exec":
         if number == 2:
