@@ -46,9 +46,11 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         await process.serving()
         async with grpc.aio.insecure_channel(process.address) as channel:
             call = stub(channel, "stay")(b"")
-            await stub(channel, "trace")(b"")  # the earlier call has arrived, too
+            async with asyncio.timeout(20):
+                while "staying" not in process.text:
+                    await asyncio.sleep(0.01)
             process.send(signal.SIGTERM)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while "runtime.stopping" not in process.names:
                     await asyncio.sleep(0.01)
             process.send(signal.SIGTERM)

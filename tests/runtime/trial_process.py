@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -39,7 +40,9 @@ async def fail(request: bytes, context: Any) -> bytes:
 
 
 async def stay(request: bytes, context: Any) -> bytes:
-    """Ends by nothing."""
+    """Ends by nothing; standard error tells that it has begun."""
+    sys.stderr.write("staying\n")
+    sys.stderr.flush()
     while True:
         try:
             await asyncio.Event().wait()
