@@ -18,20 +18,20 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "pipelines").glob("*.ya
 @pytest.mark.parametrize("file", [*SHARED, *EXAMPLES], ids=lambda f: f.stem)
 def test_real_files_are_taken_as_they_are(file: Path) -> None:
     """What otto-front's users build, and what lies in pipelines/, has no mistake."""
-    assert len(load(file).stages) >= 3
+    assert len(load(file).request.stages) >= 3
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_are_pipelines(name: str) -> None:
     """Each template of `--type` is read like a file."""
-    assert template(name).stages
+    assert template(name).request.stages
 
 
 def test_a_job_becomes_a_stage_as_otto_handler_s_converter_makes_it() -> None:
     """Names are ids verbatim; commands are one script for sh; the defaults are the converter's."""
     stage = parse("- {name: '우분투 준비', image: 'ubuntu:22.04', commands: \"a\\nb\"}".encode(), "f").stages[0]
     assert (stage.stage_id, stage.name, stage.image) == ("우분투 준비", "우분투 준비", "ubuntu:22.04")
-    assert (list(stage.command), list(stage.args)) == (["sh", "-c"], ["a\nb"])
+    assert (list(stage.command), list(stage.args)) == (["sh", "-e", "-c"], ["a\nb"])
     assert (stage.worker_count, stage.timeout_seconds, stage.type) == (1, 600, StageType.STAGE_TYPE_CUSTOM)
 
 

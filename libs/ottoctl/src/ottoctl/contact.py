@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from ottoctl.words import LostError, broken, in_words, never_sent, short
+from ottoctl.words import LostError, broken, in_words, never_sent, said_by_service, short
 
 PATIENCE_SECONDS = 120.0
 """How long ottoctl tries to reach a service that it has lost, unless told otherwise: long enough for a restart or a change of network."""
@@ -27,6 +27,10 @@ class Contact:
         self.tell = tell
         self.patience = patience
         self._lost: set[object] = set()
+        self._quiet: set[object] = set()
+        """Lines that were cut by a break which was told and has ended already: they only noticed it late."""
+        self._broke_at = float("-inf")
+        """When the last break was told."""
 
     async def lasting(
         self,
@@ -49,12 +53,12 @@ class Contact:
         known, delay = False, FIRST_PAUSE
         try:
             while True:
-                began = loop.time()
+                began = steady_since = loop.time()
                 call = attach()
                 try:
                     await call.initial_metadata()
                     if not call.done():
-                        known, lost_at = True, None
+                        known, lost_at, steady_since = True, None, loop.time()
                         self._made(line)
                     async for message in call:
                         known, lost_at, delay = True, None, FIRST_PAUSE
@@ -70,7 +74,7 @@ class Contact:
                         known = True
                         await asyncio.sleep(FIRST_PAUSE)
                         continue
-                    if not broken(error) or (not known and never_sent(error)):
+                    if not broken(error) or (not known and (never_sent(error) or said_by_service(error))):
                         raise in_words(error, self.address) from None
                     known, why = True, short(error)
                 finally:
@@ -80,12 +84,12 @@ class Contact:
                 left = lost_at + self.patience - now
                 if left <= 0:
                     raise LostError(self.address, self.patience, why)
-                self._break(line, why)
+                self._break(line, why, steady_since)
                 delay = FIRST_PAUSE if now - began > STEADY_SECONDS else delay
                 await asyncio.sleep(min(left, random.uniform(delay / 2, delay)))
                 delay = min(delay * 2, LONGEST_PAUSE)
         finally:
-            self._lost.discard(line)
+            self._forget(line)
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """The answer to a harmless question, asked again after breaks. Raises ServiceError, and LostError when patience is over."""
@@ -94,6 +98,7 @@ class Contact:
         gives_up_at, delay = loop.time() + self.patience, FIRST_PAUSE
         try:
             while True:
+                began = loop.time()
                 try:
                     answer = await call()
                 except grpc.aio.AioRpcError as error:
@@ -101,22 +106,33 @@ class Contact:
                         raise in_words(error, self.address) from None
                     if loop.time() >= gives_up_at:
                         raise LostError(self.address, self.patience, short(error)) from None
-                    self._break(line, short(error))
+                    self._break(line, short(error), began)
                 else:
                     self._made(line)
                     return answer
                 await asyncio.sleep(random.uniform(delay / 2, delay))
                 delay = min(delay * 2, LONGEST_PAUSE)
         finally:
-            self._lost.discard(line)
+            self._forget(line)
 
-    def _break(self, line: object, why: str) -> None:
+    def _break(self, line: object, why: str, since: float) -> None:
+        """`since`: when the line that broke was made."""
+        if not self._lost and since < self._broke_at and line not in self._quiet:
+            self._quiet.add(line)
+            return
+        self._quiet.discard(line)
         if not self._lost:
+            self._broke_at = asyncio.get_running_loop().time()
             self.tell(f"lost the connection to {self.address} ({why}); what runs goes on; trying again for {self.patience:g} s")
         self._lost.add(line)
 
     def _made(self, line: object) -> None:
+        self._quiet.discard(line)
         if line in self._lost:
             self._lost.discard(line)
             if not self._lost:
                 self.tell("connected again")
+
+    def _forget(self, line: object) -> None:
+        self._lost.discard(line)
+        self._quiet.discard(line)

@@ -7,19 +7,20 @@ Scalars are taken as they are written (`1.10`, `true`, `on` stay what they are),
 from __future__ import annotations  # ValueType exists in the generated stubs only
 
 import difflib
-import json
+import re
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import yaml
 
+from ottoctl.yaml_nodes import Mistake, Node, Reader, composed, kind_of
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage, RetryPolicy, StageType
 
 MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
 DEFAULT_TIMEOUT_SECONDS = 600
 """What otto-handler's converter uses when a job names none."""
 TYPE_WORDS = (
@@ -35,15 +36,6 @@ TYPE_WORDS = (
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Mistake:
-    """Something wrong in a file, at a line and a column, both from 1."""
-
-    line: int
-    column: int
-    text: str
-
-
 class PipelineFileError(Exception):
     """The file can't be taken. `mistakes` has all that is wrong, in the order of the file."""
 
@@ -52,114 +44,33 @@ class PipelineFileError(Exception):
         super().__init__("\n".join(f"{name}:{m.line}:{m.column}: {m.text}" for m in self.mistakes))
 
 
-Node = yaml.Node
-
-
-class _Reader:
-    """Collects mistakes while it reads; what can't be read is left out, so that one run finds them all."""
-
-    def __init__(self) -> None:
-        self.mistakes: list[Mistake] = []
-
-    def wrong(self, node: Node, text: str) -> None:
-        self.mistakes.append(Mistake(node.start_mark.line + 1, node.start_mark.column + 1, text))
-
-    def text(self, node: Node, what: str) -> str:
-        if isinstance(node, yaml.ScalarNode):
-            return str(node.value)
-        self.wrong(node, f"{what} has to be a text, not a {kind_of(node)}")
-        return ""
-
-    def number(self, node: Node, what: str, low: int, high: int) -> int:
-        value = self.text(node, what)
-        try:
-            number = int(value)
-        except ValueError:
-            if value or isinstance(node, yaml.ScalarNode):
-                self.wrong(node, f"{what} has to be a whole number, not {value[:40]!r}")
-            return low
-        if not low <= number <= high:
-            self.wrong(node, f"{what} has to be from {low} to {high}, not {number}")
-            return low
-        return number
-
-    def decimal(self, node: Node, what: str, low: float, high: float) -> float:
-        value = self.text(node, what)
-        try:
-            number = float(value)
-        except ValueError:
-            if value or isinstance(node, yaml.ScalarNode):
-                self.wrong(node, f"{what} has to be a number, not {value[:40]!r}")
-            return low
-        if not low <= number <= high:
-            self.wrong(node, f"{what} has to be from {low:g} to {high:g}, not {number:g}")
-            return low
-        return number
-
-    def boolean(self, node: Node, what: str) -> bool:
-        value = self.text(node, what).lower()
-        if value not in {"true", "false"}:
-            self.wrong(node, f"{what} has to be true or false, not {value[:40]!r}")
-        return value == "true"
-
-    def texts(self, node: Node, what: str) -> list[tuple[str, Node]]:
-        """A list of texts, or one text."""
-        if isinstance(node, yaml.SequenceNode):
-            return [(self.text(item, f"each of {what}"), item) for item in node.value]
-        return [(self.text(node, what), node)]
-
-    def mapping(self, node: Node, what: str, known: dict[str, Callable[[Node], None]] | None = None) -> dict[str, Node]:
-        """The entries of a mapping by key; with `known`, each is given to its reader and other keys are mistakes."""
-        if not isinstance(node, yaml.MappingNode):
-            self.wrong(node, f"{what} has to be a mapping, not a {kind_of(node)}")
-            return {}
-        found: dict[str, Node] = {}
-        for key_node, value_node in node.value:
-            key = self.text(key_node, f"a key of {what}")
-            if key in found:
-                self.wrong(key_node, f"{key!r} stands twice in {what}")
-            found[key] = value_node
-            if known is None:
-                continue
-            if key in known:
-                known[key](value_node)
-            else:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; {what} has: {', '.join(sorted(known))}"
-                self.wrong(key_node, f"{what} has no {key!r}{hint}")
-        return found
-
-    def plain(self, node: Node) -> object:
-        """A node as a JSON value: lists and mappings as such, scalars by YAML's core types."""
-        if isinstance(node, yaml.SequenceNode):
-            return [self.plain(item) for item in node.value]
-        if isinstance(node, yaml.MappingNode):
-            return {self.text(k, "a key"): self.plain(v) for k, v in node.value}
-        if node.tag == "tag:yaml.org,2002:bool" and node.value.lower() in {"true", "false"}:
-            return bool(node.value.lower() == "true")
-        if node.tag == "tag:yaml.org,2002:null":
-            return None
-        if node.tag in {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}:
-            try:
-                return json.loads(node.value)
-            except ValueError:
-                return str(node.value)
-        return str(node.value)
-
-    def config_value(self, node: Node) -> str:
-        """A config value as it goes over the wire: a scalar verbatim, anything else as JSON text."""
-        return str(node.value) if isinstance(node, yaml.ScalarNode) else json.dumps(self.plain(node), ensure_ascii=False)
-
-
-def kind_of(node: Node) -> str:
-    """A node's kind in words."""
-    return "list" if isinstance(node, yaml.SequenceNode) else "mapping" if isinstance(node, yaml.MappingNode) else "text"
-
-
 def guessed_type(name: str) -> StageType.ValueType:
     """What a stage is for, by words in its name; only displays depend on it."""
     lowered = name.lower()
     return next((kind for word, kind in TYPE_WORDS if word in lowered), StageType.STAGE_TYPE_CUSTOM)
+
+
+_FIELDS = {
+    "name": ("name",),
+    "id": ("stage_id",),
+    "type": ("type",),
+    "image": ("image",),
+    "commands": ("command", "args"),
+    "dependencies": ("depends_on",),
+    "worker_count": ("worker_count",),
+    "timeout": ("timeout_seconds",),
+    "config": ("config",),
+    "retry": ("retry_policy",),
+}
+"""The request's fields that come from a key of a job."""
+_RETRY_FIELDS = {
+    "maxAttempts": "max_attempts",
+    "delaySeconds": "retry_delay_seconds",
+    "retryableFailures": "retryable_failures",
+    "backoffMultiplier": "backoff_multiplier",
+    "maxDelaySeconds": "max_delay_seconds",
+    "jitter": "jitter",
+}
 
 
 @dataclass(slots=True)
@@ -171,13 +82,26 @@ class _Job:
     needs: list[tuple[str, Node]]
 
 
-class _JobReader(_Reader):
-    def job(self, node: Node) -> _Job | None:
+class _JobReader(Reader):
+    """Reads jobs, and notes where each field of the request stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, tuple[int, int]] = {}
+        self._where = ""
+
+    def at(self, path: str, node: Node) -> None:
+        """Notes where a field of the request stands."""
+        self.places[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def job(self, node: Node, where: str) -> _Job | None:
         if not isinstance(node, yaml.MappingNode):
             self.wrong(node, f"a job has to be a mapping like {{name: build, commands: make}}, not a {kind_of(node)}")
             return None
         stage = PipelineStage(worker_count=1, timeout_seconds=DEFAULT_TIMEOUT_SECONDS)
         job = _Job(stage, node, [])
+        self._where = where
+        self.at(where, node)
         entries = self.mapping(
             node,
             "a job",
@@ -194,6 +118,14 @@ class _JobReader(_Reader):
                 "retry": lambda n: self._retry(stage, n),
             },
         )
+        for key, value in entries.items():
+            for part in _FIELDS.get(key, ()):
+                self.at(f"{where}.{part}", value)
+        if "id" not in entries and "name" in entries:
+            self.at(f"{where}.stage_id", entries["name"])
+        waits = stage.type == StageType.STAGE_TYPE_APPROVAL or "otto.approvers" in stage.config
+        if waits and "timeout" not in entries:
+            stage.timeout_seconds = 0  # the service's own default: for an approval a day
         name = stage.stage_id or stage.name
         if not name.strip():
             self.wrong(entries.get("name", node), "a job needs a name")
@@ -214,11 +146,13 @@ class _JobReader(_Reader):
 
     def _commands(self, stage: PipelineStage, node: Node) -> None:
         script = "\n".join(line for line, _ in self.texts(node, "commands"))
-        stage.command[:], stage.args[:] = ["sh", "-c"], [script]
+        # With -e, as other CI systems do: a command that fails ends its script, so that no later one hides it.
+        stage.command[:], stage.args[:] = ["sh", "-e", "-c"], [script]
 
     def _config(self, stage: PipelineStage, node: Node) -> None:
         for key, value in self.mapping(node, "config").items():
             if not key.startswith("retry."):
+                self.at(f'{self._where}.config["{key}"]', value)
                 stage.config[key] = self.config_value(value)
                 continue
             known = self._retry_keys(stage.retry_policy)
@@ -232,6 +166,18 @@ class _JobReader(_Reader):
         self.mapping(node, "retry", self._retry_keys(stage.retry_policy))
 
     def _retry_keys(self, policy: RetryPolicy) -> dict[str, Callable[[Node], None]]:
+        known = self._retry_readers(policy)
+
+        def placed(key: str) -> Callable[[Node], None]:
+            def read(node: Node) -> None:
+                self.at(f"{self._where}.retry_policy.{_RETRY_FIELDS[key]}", node)
+                known[key](node)
+
+            return read
+
+        return {key: placed(key) for key in known}
+
+    def _retry_readers(self, policy: RetryPolicy) -> dict[str, Callable[[Node], None]]:
         return {
             "maxAttempts": lambda n: _set(policy, "max_attempts", self.number(n, "maxAttempts", 0, 1000)),
             "delaySeconds": lambda n: _set(policy, "retry_delay_seconds", self.number(n, "delaySeconds", 0, 86_400)),
@@ -242,79 +188,105 @@ class _JobReader(_Reader):
         }
 
     def _failures(self, policy: RetryPolicy, node: Node) -> None:
-        for text, _ in self.texts(node, "retryableFailures"):
-            policy.retryable_failures.extend(word.strip() for word in text.split(",") if word.strip())
+        for text, where in self.texts(node, "retryableFailures"):
+            for word in filter(None, map(str.strip, text.split(","))):
+                self.at(f"{self._where}.retry_policy.retryable_failures[{len(policy.retryable_failures)}]", where)
+                policy.retryable_failures.append(word)
 
 
 def _set(message: PipelineStage | RetryPolicy | PipelineRequest, name: str, value: object) -> None:
     setattr(message, name, value)
 
 
-def load(path: Path) -> PipelineRequest:
-    """The request that a pipeline file stands for, without an id unless it names one.
+@dataclass(slots=True)
+class PipelineFile:
+    """A file as it was read: the request that it stands for, all that is wrong with it, and where each part of the request stands."""
+
+    name: str
+    """What messages call it."""
+    stem: str
+    """What runs of it are named after."""
+    request: PipelineRequest = field(default_factory=PipelineRequest)
+    mistakes: list[Mistake] = field(default_factory=list)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Line and column by the field of the request, as the service names fields."""
+    elsewhere: set[str] = field(default_factory=set)
+    """Fields that were not taken from the file but given on the command line."""
+
+    def whole(self) -> PipelineFile:
+        """Itself. Raises PipelineFileError if anything is wrong with it."""
+        if self.mistakes:
+            raise PipelineFileError(self.name, self.mistakes)
+        return self
+
+    def place(self, path: str) -> tuple[int, int] | None:
+        """Where a field stands, or what it is part of; None if it does not come from the file."""
+        while path:
+            if path in self.elsewhere:
+                return None
+            if path in self.places:
+                return self.places[path]
+            path = _PART.sub("", path)
+        return self.places.get("", (1, 1))
+
+
+_PART = re.compile(r"""(?:\["(?:[^\\]|\\.)*"\]|\[\d+\]|\.?[^.\[\]]*)$""", re.DOTALL)
+"""The last part of a field's path: `["key"]`, `[0]` or `.name`."""
+
+
+def load(path: Path) -> PipelineFile:
+    """A pipeline file without mistakes; its request has no id unless the file names one.
 
     Raises PipelineFileError with every mistake, OSError when the file can't be read.
     """
-    name = str(path)
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+    return read(path).whole()
+
+
+def read(path: Path) -> PipelineFile:
+    """As `load`, but mistakes are in the answer; what they are about is left out of the request. `-` is standard input."""
+    if str(path) == "-":
+        name, stem, content = "standard input", "stdin", sys.stdin.buffer.read(MAX_BYTES + 1)
+    else:
+        name, stem = str(path), path.stem
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise PipelineFileError(name, [Mistake(1, 1, f"the file is larger than {MAX_BYTES} bytes")])
-    return parse(content, name)
+        return PipelineFile(name, stem, mistakes=[Mistake(1, 1, f"the file is larger than {MAX_BYTES} bytes")])
+    return read_text(content, name, stem)
 
 
 def parse(content: bytes, name: str) -> PipelineRequest:
-    """As `load`, from the file's content; `name` is what messages call it."""
-    try:
-        root = yaml.compose(content.decode("utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise PipelineFileError(name, [Mistake(line, 1, "the file is not UTF-8")]) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise PipelineFileError(name, [Mistake(*where, f"no valid YAML: {error.problem or error.context}")]) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PipelineFileError(name, [Mistake(1, 1, f"no valid YAML: {type(error).__name__}")]) from None
+    """The request of a file's content; raises PipelineFileError. `name` is what messages call it."""
+    return read_text(content, name, name).whole().request
+
+
+def read_text(content: bytes, name: str, stem: str) -> PipelineFile:
+    """As `read`, from a file's content."""
+    root = composed(content)
+    if isinstance(root, Mistake):
+        return PipelineFile(name, stem, mistakes=[root])
     reader = _JobReader()
     request = PipelineRequest()
-    if root is None:
-        raise PipelineFileError(name, [Mistake(1, 1, "the file is empty; a pipeline is a list of jobs")])
-    if too_deep_or_shared(root):
-        raise PipelineFileError(name, [Mistake(1, 1, f"aliases, or more than {MAX_DEPTH} levels of nesting, are not taken")])
     jobs_node: Node | None = root
     if isinstance(root, yaml.MappingNode):
         jobs_node = _header(reader, root, request)
-    jobs = []
+    jobs: list[_Job] = []
     if isinstance(jobs_node, yaml.SequenceNode):
-        jobs = [job for job in map(reader.job, jobs_node.value) if job is not None]
+        reader.at("stages", jobs_node)
+        for node in jobs_node.value:
+            if (job := reader.job(node, f"stages[{len(jobs)}]")) is not None:
+                jobs.append(job)
         if not jobs_node.value:
             reader.wrong(jobs_node, "a pipeline needs at least one job")
     elif jobs_node is not None:
         reader.wrong(jobs_node, f"a pipeline is a list of jobs, not a {kind_of(jobs_node)}")
     _check_graph(reader, jobs)
-    if reader.mistakes:
-        raise PipelineFileError(name, reader.mistakes)
-    for job in jobs:
+    for number, job in enumerate(jobs):
         job.stage.depends_on[:] = [need for need, _ in job.needs]
+        for place, (_, node) in enumerate(job.needs):
+            reader.at(f"stages[{number}].depends_on[{place}]", node)
     request.stages.extend(job.stage for job in jobs)
-    return request
-
-
-def too_deep_or_shared(root: Node) -> bool:
-    """Whether a node is used twice (an alias: a way to make a small file huge) or lies too deep."""
-    seen: set[int] = set()
-    pending = [(root, 0)]
-    while pending:
-        node, depth = pending.pop()
-        if depth > MAX_DEPTH or id(node) in seen:
-            return True
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            pending += [(item, depth + 1) for item in node.value]
-        elif isinstance(node, yaml.MappingNode):
-            pending += [(part, depth + 1) for pair in node.value for part in pair]
-    return False
+    return PipelineFile(name, stem, request, sorted(reader.mistakes), reader.places)
 
 
 def _header(reader: _JobReader, root: Node, request: PipelineRequest) -> Node | None:
@@ -322,9 +294,10 @@ def _header(reader: _JobReader, root: Node, request: PipelineRequest) -> Node | 
 
     def metadata(node: Node) -> None:
         for key, value in reader.mapping(node, "metadata").items():
+            reader.at(f'metadata["{key}"]', value)
             request.metadata[key] = reader.config_value(value)
 
-    reader.mapping(
+    entries = reader.mapping(
         root,
         "a pipeline",
         {
@@ -337,6 +310,9 @@ def _header(reader: _JobReader, root: Node, request: PipelineRequest) -> Node | 
             "jobs": jobs.append,
         },
     )
+    for key, path in (("id", "pipeline_id"), ("name", "name"), ("repository", "repository"), ("commit", "commit_sha")):
+        if key in entries:
+            reader.at(path, entries[key])
     if len(jobs) != 1:
         reader.wrong(
             root, "a pipeline needs its jobs, a list under `stages`" if not jobs else "`stages` and `jobs` mean the same: keep one"
@@ -357,8 +333,11 @@ def _check_graph(reader: _JobReader, jobs: list[_Job]) -> None:
             if need not in by_id:
                 near = difflib.get_close_matches(need, by_id, n=1)
                 reader.wrong(node, f"there is no job named {need!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if path := cycle({name: [need for need, _ in job.needs if need in by_id] for name, job in by_id.items()}):
-        reader.wrong(by_id[path[0]].node, "these jobs wait for each other: " + " → ".join(path))
+    needs = {name: [need for need, _ in job.needs if need in by_id] for name, job in by_id.items()}
+    while path := cycle(needs):
+        words = "this job waits for itself" if len(path) == 2 else "these jobs wait for each other: " + " → ".join(path)
+        reader.wrong(by_id[path[0]].node, words)
+        needs = {name: [need for need in of if need not in path] for name, of in needs.items() if name not in path}
 
 
 def cycle(needs: dict[str, list[str]]) -> list[str]:

@@ -3,15 +3,25 @@
 from __future__ import annotations  # ValueType exists in the generated stubs only
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ottoctl.terminal import harmless
-from ottoscaler.v1.pipeline_pb2 import PipelineProgress, StageRun
+from ottoscaler.v1.pipeline_pb2 import PipelineProgress
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineResponse
 from ottoscaler.v1.stage_pb2 import StageStatus
 from ottoscaler.v1.worker_pb2 import FailureCause
 
 ENDED = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED, StageStatus.STAGE_SKIPPED})
+
+INFRASTRUCTURE = frozenset(
+    {
+        FailureCause.FAILURE_CAUSE_EVICTED,
+        FailureCause.FAILURE_CAUSE_NODE_LOST,
+        FailureCause.FAILURE_CAUSE_DELETED,
+        FailureCause.FAILURE_CAUSE_INTERNAL,
+    }
+)
+"""Causes that have a budget of retries of their own."""
 
 
 def status_word(status: StageStatus.ValueType) -> str:
@@ -42,6 +52,15 @@ class Stage:
     error: str = ""
     cause: FailureCause.ValueType = FailureCause.FAILURE_CAUSE_UNSPECIFIED
     last_line: str = ""
+    retries: int = 0
+    """How many retries its policy allows."""
+    retried: int = 0
+    """How many of them were used; those after a fault of the infrastructure do not count."""
+
+    @property
+    def ignored(self) -> bool:
+        """Whether it failed, and that counts as completed."""
+        return self.status == StageStatus.STAGE_COMPLETED and bool(self.cause)
 
     def seconds(self) -> float:
         """How long it runs or ran; 0 before it starts."""
@@ -59,16 +78,21 @@ class Run:
     error: str = ""
     started: float = field(default_factory=time.time)
     ended: float = 0.0
-    notices: list[str] = field(default_factory=list)
+    sequence: int = 0
+    """Of the last message."""
 
-    def know(self, stages: Iterable[StageRun]) -> None:
-        """Takes the stages' names and numbers from GetPipeline, in their order."""
-        for stage in stages:
+    def know(self, answer: GetPipelineResponse) -> None:
+        """Takes the stages' names and numbers, in their order."""
+        asked = {stage.stage_id: stage for stage in answer.request.stages}
+        for stage in answer.stages:
             known = self.stages.setdefault(stage.stage_id, Stage(stage.stage_id, harmless(stage.name or stage.stage_id)))
             known.name, known.worker_count = harmless(stage.name or stage.stage_id), max(1, stage.worker_count)
+            if stage.stage_id in asked:
+                known.retries = asked[stage.stage_id].retry_policy.max_attempts
 
     def hear(self, message: PipelineProgress) -> None:
         """Takes in one message."""
+        self.sequence = message.sequence
         self.percentage = max(self.percentage, message.overall_percentage)
         if not message.stage_id:
             if message.status in ENDED:
@@ -84,6 +108,21 @@ class Run:
         stage.started = seconds_of(message.started_at)
         stage.ended = seconds_of(message.completed_at) if message.status in ENDED else 0.0
         stage.message, stage.error, stage.cause = harmless(message.message), harmless(message.error_message), message.failure_cause
+        if message.status == StageStatus.STAGE_RETRYING and message.failure_cause not in INFRASTRUCTURE:
+            stage.retried += 1
+
+
+def said(message: PipelineProgress, stage: Stage | None) -> str:
+    """What a message says of its stage, in the words that tell most."""
+    if message.status == StageStatus.STAGE_RETRYING:
+        # Its error is only what failed; the message also says which attempt is next, and when.
+        words = harmless(message.message or message.error_message)
+        counted = stage is not None and 0 < stage.retried <= stage.retries and message.failure_cause not in INFRASTRUCTURE
+        return f"{words} (retry {stage.retried} of {stage.retries})" if stage is not None and counted else words
+    if message.status == StageStatus.STAGE_COMPLETED:
+        # One that has an error failed, and that is ignored; only the message says so.
+        return harmless(message.message or message.error_message)
+    return harmless(message.error_message or message.message)
 
 
 def seconds_of(text: str) -> float:

@@ -38,6 +38,21 @@ def dump(data: Any, output: Output) -> None:
         sys.stdout.write("\n")
 
 
+def emit(data: Any, output: Output) -> None:
+    """Prints one of many: a line of JSON, or a YAML document. Nothing is flushed."""
+    if output is Output.YAML:
+        import yaml
+
+        sys.stdout.write("---\n" + yaml.safe_dump(data, allow_unicode=True, sort_keys=False))
+    else:
+        sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+
+
+def counted(number: int, noun: str) -> str:
+    """1 stage, 2 stages."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table: with colours and folding on a terminal, tab-separated lines without a header frame in a pipe."""
     if not sys.stdout.isatty():

@@ -1,7 +1,6 @@
 """Pipelines that come with ottoctl: they need nothing but `sh`, so they show on any installation that it works."""
 
-from ottoctl.pipeline_file import parse
-from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+from ottoctl.pipeline_file import PipelineFile, read_text
 
 SIMPLE = """
 name: Simple
@@ -61,6 +60,6 @@ stages:
 TEMPLATES = {"simple": SIMPLE, "full": FULL, "parallel": PARALLEL}
 
 
-def template(name: str) -> PipelineRequest:
-    """The request of a template; raises KeyError for a name that there is none of."""
-    return parse(TEMPLATES[name].encode(), f"template {name}")
+def template(name: str) -> PipelineFile:
+    """A template, read; raises KeyError for a name that there is none of."""
+    return read_text(TEMPLATES[name].encode(), name, name).whole()

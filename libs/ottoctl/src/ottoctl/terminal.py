@@ -1,6 +1,7 @@
 """Text from elsewhere, made harmless for a terminal: log lines and names may hold anything."""
 
 import re
+import shlex
 import unicodedata
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
@@ -27,3 +28,8 @@ def coloured(text: str) -> str:
         return harmless(text)
     kept = "".join(harmless(part) + code for part, code in zip(parts, [*codes, ""], strict=True))
     return kept + "\x1b[0m"
+
+
+def quoted(text: str) -> str:
+    """The text as a shell takes it."""
+    return shlex.quote(harmless(text))

@@ -1,35 +1,32 @@
 """Watching a run to its end: on a terminal with the live view, in a pipe line by line; at the end why it failed."""
 
-from __future__ import annotations  # the live view is imported on terminals only
-
 import asyncio
 import contextlib
 import functools
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Protocol
 
 from ottoctl import exit_codes
 from ottoctl.client import UNARY_SECONDS, Client
 from ottoctl.context import notice
 from ottoctl.failures import Facts, facts_of, remedy, what
+from ottoctl.lines import Lines
 from ottoctl.progress import Run, Stage, cause_word, duration, status_word
-from ottoctl.terminal import harmless
+from ottoctl.render import Output
+from ottoctl.terminal import harmless, quoted
+from ottoctl.views import DataView, PlainView, TerminalView, View
 from ottoctl.words import LostError, ServiceError
-from ottoscaler.v1.log_pb2 import BuildIdentifier, BuildLogKind, LogSelection, WorkerIdentifier
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogSelection, WorkerIdentifier
 from ottoscaler.v1.ottoscaler_service_pb2 import WorkerStatusRequest
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress
-from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest, GetPipelineRequest
 from ottoscaler.v1.stage_pb2 import StageStatus
 from ottoscaler.v1.worker_pb2 import FailureCause
 
-if TYPE_CHECKING:
-    from ottoctl.live import LiveView
-
 FAILING_LINES = 20
-LOGS_LATE_SECONDS = 5.0
-"""How long lines that are still on their way are waited for after the pipeline has ended."""
+CANCEL_SECONDS = 60.0
+"""How long the end of a run that Ctrl-C cancels is waited for: its workers have a grace to end in."""
 CODES = {
     StageStatus.STAGE_COMPLETED: exit_codes.COMPLETED,
     StageStatus.STAGE_FAILED: exit_codes.FAILED,
@@ -37,92 +34,65 @@ CODES = {
 }
 
 
-class View(Protocol):
-    """Where a run is shown."""
-
-    def heard(self, message: PipelineProgress) -> None:
-        """A message came, and the Run has taken it in."""
-
-    def line(self, stage: Stage, worker: str, text: str) -> None:
-        """A worker wrote a line."""
-
-    def say(self, text: str) -> None:
-        """Something else to tell."""
-
-
-class PlainView:
-    """One line for each thing that happens; for pipes and logs."""
-
-    def __init__(self, run: Run, *, logs: bool) -> None:
-        self._run = run
-        self._logs = logs
-
-    def heard(self, message: PipelineProgress) -> None:
-        """Prints the time, the stage, its state and what was said."""
-        time = message.timestamp[11:19]
-        name = self._run.stages[message.stage_id].name if message.stage_id else "pipeline"
-        attempt = f" (attempt {message.attempt})" if message.attempt > 1 else ""
-        words = harmless(message.error_message or message.message)
-        print(f"{time} {name}: {status_word(message.status)}{attempt}" + (f" {words}" if words else ""), flush=True)
-
-    def line(self, stage: Stage, worker: str, text: str) -> None:
-        """Prints the line behind its stage, and its worker's number where there are several."""
-        if self._logs:
-            number = f"/{worker.rsplit('-', 1)[-1]}" if stage.worker_count > 1 else ""
-            print(f"{stage.name}{number} | {text}", flush=True)
-
-    def say(self, text: str) -> None:
-        """Prints to standard error."""
-        print(text, file=sys.stderr, flush=True)
-
-
-class TerminalView:
-    """The live view, drawn by `live.LiveView`; lines show as each stage's last."""
-
-    def __init__(self) -> None:
-        self.live: LiveView | None = None
-
-    def heard(self, message: PipelineProgress) -> None:
-        """Nothing to do: the picture is drawn from the Run."""
-
-    def line(self, stage: Stage, worker: str, text: str) -> None:  # noqa: ARG002  the row shows any worker's
-        """Keeps it as the stage's last line."""
-        if text.strip():
-            stage.last_line = text
-
-    def say(self, text: str) -> None:
-        """Prints above the picture."""
-        if self.live is not None:
-            self.live.say(text)
-
-
 def is_dumb() -> bool:
     """Whether standard output can show no live view: a pipe, a file, or a terminal that can't move its cursor."""
     return not sys.stdout.isatty() or os.environ.get("TERM", "") in {"", "dumb", "unknown"}
 
 
-async def show(client: Client, pipeline_id: str, messages: AsyncGenerator[PipelineProgress], *, logs: bool) -> int:
-    """Shows a run to its end and why it failed; returns the exit code. Left early, it says how to come back. Raises ServiceError."""
+async def show(
+    client: Client,
+    pipeline_id: str,
+    messages: AsyncGenerator[PipelineProgress],
+    *,
+    logs: bool,
+    output: Output = Output.TABLE,
+    cancels: bool = False,
+) -> int:
+    """Shows a run to its end and why it failed; returns the exit code. Left early, it says how to come back; with `cancels` it cancels the
+    run, which would end with ottoctl anyway, and shows its end. Raises ServiceError.
+    """
     run = Run(pipeline_id)
     name = quoted(pipeline_id)
+    live = output is Output.TABLE and not is_dumb()
+    view: View = PlainView(run, logs=logs) if output is Output.TABLE else DataView(output, logs=logs)
     async with contextlib.aclosing(messages):
         first = await anext(messages)
         try:
-            if is_dumb():
-                code = await follow(client, run, first, messages, PlainView(run, logs=logs))
-            else:
-                code = await _show_live(client, run, first, messages)
+            code = await (_show_live(client, run, first, messages) if live else follow(client, run, first, messages, view))
         except asyncio.CancelledError:
-            if run.final is None:
+            if run.final is not None:
+                notice(f"left; the run has ended ({status_word(run.final)}). All of its lines: ottoctl logs --pipeline {name}")
+            elif cancels:
+                await _cancel(client, run, view)
+            else:
                 notice(f"left; it goes on. Watch it: ottoctl pipeline watch {name}   Cancel it: ottoctl pipeline cancel {name}")
             raise
         except LostError:
-            notice(f"come back with: ottoctl pipeline watch {name}")
+            notice(f"come back with: ottoctl pipeline watch {name}" + (" (it is cancelled: --on-disconnect cancel)" if cancels else ""))
             raise
-    for text in await explain(client, run):
-        print(text)
-    print(result(run))
+    if output is Output.TABLE:
+        for text in await explain(client, run):
+            print(text)
+        print(result(run))
     return code
+
+
+async def _cancel(client: Client, run: Run, view: View) -> None:
+    """Cancels the run of somebody who leaves, and shows it to its end. A second Ctrl-C ends ottoctl, and thereby the run too."""
+    notice("cancelling the run, and waiting for its workers to end; Ctrl-C again leaves at once")
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+    request = CancelPipelineRequest(pipeline_id=run.pipeline_id, reason="interrupted", cancelled_by="ottoctl")
+    try:
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await client.call(client.pipelines.CancelPipeline(request, timeout=UNARY_SECONDS))
+            async for message in client.watch(run.pipeline_id, run.sequence):
+                _hear(run, view, message)
+        notice(result(run))
+    except (ServiceError, TimeoutError) as error:
+        why = f" ({error})" if str(error) else ""
+        notice(f"it is to be cancelled, but its end was not seen{why}. See: ottoctl pipeline get {quoted(run.pipeline_id)}")
 
 
 async def _show_live(client: Client, run: Run, first: PipelineProgress, messages: AsyncIterator[PipelineProgress]) -> int:
@@ -147,17 +117,21 @@ async def follow(client: Client, run: Run, first: PipelineProgress, messages: As
     """Shows a run, from its first message to its last; returns the exit code. Cancellation leaves the run as it is. Raises ServiceError."""
     with contextlib.suppress(ServiceError):
         request = GetPipelineRequest(pipeline_id=run.pipeline_id)
-        run.know((await client.contact.ask(lambda: client.pipelines.GetPipeline(request, timeout=UNARY_SECONDS))).stages)
-    logs = asyncio.create_task(_lines(client, run, view), name="log lines")
+        run.know(await client.contact.ask(lambda: client.pipelines.GetPipeline(request, timeout=UNARY_SECONDS)))
+    lines = Lines(run, view)
+    if view.patience:
+        lines.read(client.tail(BuildIdentifier(pipeline_id=run.pipeline_id)))
     try:
         _hear(run, view, first)
+        lines.heard()
         async for message in messages:
+            if view.in_order:
+                await lines.before(message)
             _hear(run, view, message)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(logs), LOGS_LATE_SECONDS)
+            lines.heard()
+        await lines.rest(view.patience)
     finally:
-        logs.cancel()
-        await asyncio.gather(logs, return_exceptions=True)
+        await lines.close()
     return CODES.get(run.final or StageStatus.STAGE_FAILED, exit_codes.SERVICE_ERROR)
 
 
@@ -165,27 +139,8 @@ def _hear(run: Run, view: View, message: PipelineProgress) -> None:
     run.hear(message)
     view.heard(message)
     if message.stage_id and message.status == StageStatus.STAGE_PENDING and "pprov" in message.message and not message.replayed:
-        view.say(f"{run.stages[message.stage_id].name}: {harmless(message.message)}")
-        view.say(f"  ottoctl pipeline approve {quoted(run.pipeline_id)} {quoted(message.stage_id)} --as NAME")
-
-
-def quoted(text: str) -> str:
-    """The text as a shell takes it."""
-    import shlex
-
-    return shlex.quote(harmless(text))
-
-
-async def _lines(client: Client, run: Run, view: View) -> None:
-    """Hands every log line to the view. A relay that can't be reached costs the lines, not the view."""
-    try:
-        async for batch in client.tail(BuildIdentifier(pipeline_id=run.pipeline_id)):
-            for entry in batch.build_entries:
-                stage = run.stages.get(entry.stage_id)
-                if stage is not None and entry.kind == BuildLogKind.BUILD_LOG_KIND_LINE:
-                    view.line(stage, entry.entry.worker_id, harmless(entry.entry.message))
-    except ServiceError as error:
-        view.say(f"no log lines: {error}")
+        stage = run.stages[message.stage_id]
+        view.asked(stage, f"ottoctl pipeline approve {quoted(run.pipeline_id)} {quoted(message.stage_id)} --as NAME")
 
 
 async def explain(client: Client, run: Run) -> list[str]:

@@ -14,12 +14,23 @@ from ottoctl import exit_codes
 _BREAKS = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection reset", "Socket closed")
 
 
+_CORE = (
+    "failed to connect", "dns resolution failed", "name resolution", "connection", "socket closed", "broken pipe", "goaway",
+    "stream removed", "ping timeout", "keepalive", "cancelling all calls", "transport", "endpoint", "recvmsg", "end of tcp stream",
+    "no route to host", "network is unreachable", "timed out", "timeout occurred", "rst_stream", "upstream", "empty address list",
+    "handshake", "subchannel",
+)  # fmt: skip
+"""Words of gRPC's core and of proxies about a connection: nothing else in a status tells them from what the service itself says."""
+
+
 class ServiceError(Exception):
     """What the service said, with a hint where there is one."""
 
-    def __init__(self, text: str, exit_code: int = exit_codes.SERVICE_ERROR) -> None:
+    def __init__(self, text: str, exit_code: int = exit_codes.SERVICE_ERROR, code: str = "") -> None:
+        """`code` is the name of the status, where it was one."""
         super().__init__(text)
         self.exit_code = exit_code
+        self.code = code
 
 
 class LostError(ServiceError):
@@ -36,6 +47,8 @@ class LostError(ServiceError):
 def in_words(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
     """A status as a person reads it."""
     code, details = error.code(), error.details() or ""
+    if said_by_service(error):
+        return ServiceError(f"Ottoscaler at {address} can't do that at the moment: {details}", exit_codes.SERVICE_ERROR, code.name)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ServiceError(
             f"can't reach Ottoscaler at {address}. Is it running? `make serve` starts it; "
@@ -47,7 +60,14 @@ def in_words(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
             f"Ottoscaler at {address} did not answer in time; `ottoctl doctor` looks for the reason", exit_codes.UNREACHABLE
         )
     usage = code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
-    return ServiceError(f"{code.name}: {details}", exit_codes.USAGE if usage else exit_codes.SERVICE_ERROR)
+    text = details if details.startswith(f"{code.name}: ") else f"{code.name}: {details}"
+    return ServiceError(text, exit_codes.USAGE if usage else exit_codes.SERVICE_ERROR, code.name)
+
+
+def said_by_service(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a service that was reached says that it can't do it now: its disk is full, it is starting."""
+    details = (error.details() or "").lower()
+    return error.code() is grpc.StatusCode.UNAVAILABLE and bool(details) and not any(word in details for word in _CORE)
 
 
 def broken(error: grpc.aio.AioRpcError) -> bool:

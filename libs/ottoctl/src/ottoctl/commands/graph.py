@@ -39,9 +39,9 @@ def graph(
     from ottoctl.terminal import harmless
 
     path = Path(what)
-    if path.is_file() or (path.suffix in {".yaml", ".yml"} and "/" in what):
-        request = pipeline_file.load(path)
-        draw(of_request(request, harmless(request.name or path.name)), form)
+    if what == "-" or path.is_file() or (path.suffix in {".yaml", ".yml"} and "/" in what):
+        source = pipeline_file.load(path)
+        draw(of_request(source.request, harmless(source.request.name or source.name)), form)
         return
     run(context, lambda client: _graph(client, what, form))
 

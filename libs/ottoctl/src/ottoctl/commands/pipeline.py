@@ -18,7 +18,7 @@ from ottoctl.render import Output, as_data, dump, table
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
-    from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+    from ottoctl.pipeline_file import PipelineFile
 
 app = typer.Typer(no_args_is_help=True, help="Run pipelines and see how they stand.", epilog=examples("pipeline"))
 Id = Annotated[str, typer.Argument(metavar="ID", help="The pipeline's id.", autocompletion=pipeline_ids)]
@@ -52,8 +52,9 @@ def run_pipeline(
         typer.Option(help="When ottoctl ends or is cut off: `detach` (it goes on) or `cancel`.", autocompletion=one_of("detach", "cancel")),
     ] = "detach",
     logs: Logs = True,
+    output: OutputOption = None,
 ) -> None:
-    """Run a pipeline and show it until it has ended. Ctrl-C leaves it running."""
+    """Run a pipeline and show it until it has ended. Ctrl-C leaves it running, unless --on-disconnect is `cancel`."""
     from ottoctl import pipeline_file, templates
 
     if bool(file) == bool(kind):
@@ -62,17 +63,23 @@ def run_pipeline(
         raise typer.BadParameter(f"--type {kind!r} is not one of {', '.join(templates.TEMPLATES)}")
     if on_disconnect not in {"detach", "cancel"}:
         raise typer.BadParameter(f"--on-disconnect {on_disconnect!r} is neither detach nor cancel")
-    request = templates.template(kind) if file is None else pipeline_file.load(file)
+    source = templates.template(kind) if file is None else pipeline_file.load(file)
+    request = source.request
+    if sha and not (repo or request.repository):
+        raise typer.BadParameter("--sha names a commit of nothing: give --repo too, or `repository` in the file")
     if repo or sha:
         request.repository, request.commit_sha = located(repo or request.repository, sha)
-    request.name = name or request.name or (file.stem if file else kind)
-    request.pipeline_id = identity or request.pipeline_id or made_up(file.stem if file else kind)
+    given = {"repository": repo, "commit_sha": sha, "pipeline_id": identity, "name": name}
+    source.elsewhere |= {path for path, value in given.items() if value}
+    request.name = name or request.name or source.stem
+    request.pipeline_id = identity or request.pipeline_id or made_up(source.stem)
     request.triggered_by = request.triggered_by or f"ottoctl {os.environ.get('USER', '')}".strip()
     if on_disconnect == "cancel":
         request.metadata["otto.on_disconnect"] = "cancel"
     for text in set_ or []:
-        set_config(request, text)
-    run(context, lambda client: _run(client, request, detach=detach, logs=logs))
+        set_config(source, text)
+    form = chosen(context, output)
+    run(context, lambda client: _run(client, source, form, detach=detach, logs=logs, cancels=on_disconnect == "cancel"))
 
 
 def made_up(stem: str) -> str:
@@ -97,34 +104,62 @@ def located(repo: str, sha: str) -> tuple[str, str]:
     return str(path), done.stdout.strip()
 
 
-def set_config(request: "PipelineRequest", text: str) -> None:
+def set_config(source: "PipelineFile", text: str) -> None:
     """Applies one `--set`. Raises typer.BadParameter for a stage that there is not."""
     key, equals, value = text.partition("=")
     stage_id, colon, inner = key.rpartition(":")
-    stages = [stage for stage in request.stages if not colon or stage.stage_id == stage_id]
+    stages = [(number, stage) for number, stage in enumerate(source.request.stages) if not colon or stage.stage_id == stage_id]
     if not stages:
         raise typer.BadParameter(f"--set {text!r}: there is no stage {stage_id!r}")
     if not inner:
         raise typer.BadParameter(f"--set {text!r} names no key")
     if not equals:
         if inner not in os.environ:
+            notice(f"--set {text}: there is no variable {inner} here, so it is not set")
             return
         value = os.environ[inner]
-    for stage in stages:
+    for number, stage in stages:
         stage.config[inner] = value
+        source.elsewhere.add(f'stages[{number}].config["{inner}"]')
 
 
-async def _run(client: "Client", request: "PipelineRequest", *, detach: bool, logs: bool) -> int:
-    from ottoctl.watching import quoted, show
+async def _run(client: "Client", source: "PipelineFile", output: Output, *, detach: bool, logs: bool, cancels: bool) -> int:
+    from ottoctl.checking import in_file
+    from ottoctl.terminal import quoted
+    from ottoctl.watching import show
+    from ottoctl.words import ServiceError
 
+    request = source.request
     messages = client.run(request)
-    if detach:
-        async with contextlib.aclosing(messages):
-            await anext(messages)
-        print(request.pipeline_id, flush=True)
-        notice(f"watch it with: ottoctl pipeline watch {quoted(request.pipeline_id)}")
-        return exit_codes.COMPLETED
-    return await show(client, request.pipeline_id, messages, logs=logs)
+    try:
+        if detach:
+            async with contextlib.aclosing(messages):
+                await anext(messages)
+            left(request.pipeline_id, output)
+            return exit_codes.COMPLETED
+        return await show(client, request.pipeline_id, messages, logs=logs, output=output, cancels=cancels)
+    except ServiceError as error:
+        if error.code == "INVALID_ARGUMENT":
+            # The same words, but with the lines they are about.
+            raise await in_file(client, source, error) from None
+        if error.code == "ALREADY_EXISTS":
+            name = quoted(request.pipeline_id)
+            raise ServiceError(
+                f"run {name} exists already. Watch it: ottoctl pipeline watch {name}   Run it again: ottoctl pipeline rerun {name}   "
+                "Start another one: choose another --id (an `id` in the file can be used once)"
+            ) from None
+        raise
+
+
+def left(pipeline_id: str, output: Output) -> None:
+    """Says the id of a run that was started and is left."""
+    from ottoctl.terminal import quoted
+
+    if output is Output.TABLE:
+        print(pipeline_id, flush=True)
+    else:
+        dump({"pipeline_id": pipeline_id}, output)
+    notice(f"watch it with: ottoctl pipeline watch {quoted(pipeline_id)}")
 
 
 @app.command("watch", epilog=examples("pipeline watch"))
@@ -133,11 +168,13 @@ def watch(
     identity: Id,
     after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence.")] = 0,
     logs: Logs = False,
+    output: OutputOption = None,
 ) -> None:
     """Show a run from its start until it has ended."""
     from ottoctl.watching import show
 
-    run(context, lambda client: show(client, identity, client.watch(identity, after), logs=logs))
+    form = chosen(context, output)
+    run(context, lambda client: show(client, identity, client.watch(identity, after), logs=logs, output=form))
 
 
 STATES = ("running", "completed", "failed", "cancelled")
@@ -230,6 +267,7 @@ def cancel(
     output: OutputOption = None,
 ) -> None:
     """Cancel a run: its workers are stopped gently."""
+    from ottoctl.terminal import harmless
     from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest
 
     request = CancelPipelineRequest(pipeline_id=identity, reason=reason, cancelled_by=f"ottoctl {os.environ.get('USER', '')}".strip())
@@ -240,7 +278,7 @@ def cancel(
         if form is not Output.TABLE:
             dump(as_data(answer), form)
         else:
-            print(answer.message or state_word(answer.state))
+            print(f"{harmless(identity)}: {harmless(answer.message or state_word(answer.state))}")
         return exit_codes.COMPLETED
 
     run(context, work)
@@ -299,30 +337,12 @@ def validate(
     output: OutputOption = None,
 ) -> None:
     """Check a pipeline file without running it, and let the service check what it stands for."""
-    from ottoctl import pipeline_file
+    from ottoctl.checking import report, validated
+    from ottoctl.pipeline_file import read
 
-    request = pipeline_file.load(file)
-    if offline:
-        print(f"{file}: fine, {len(request.stages)} stages")
-        return
-    request.pipeline_id = request.pipeline_id or made_up(file.stem)
-    run(context, lambda client: _validate(client, file, request, chosen(context, output)))
-
-
-async def _validate(client: "Client", file: Path, request: "PipelineRequest", output: Output) -> int:
-    from ottoctl.terminal import harmless
-    from ottoscaler.v1.pipeline_service_pb2 import ValidatePipelineRequest
-
-    answer = await client.call(client.pipelines.ValidatePipeline(ValidatePipelineRequest(pipeline=request), timeout=30))
-    code = exit_codes.USAGE if answer.problems else exit_codes.COMPLETED
-    if output is not Output.TABLE:
-        dump(as_data(answer), output)
-        return code
-    for problem in answer.problems:
-        where = f"stage {problem.stage_id!r}: " if problem.stage_id else ""
-        print(f"{file}: {where}{problem.field}: {harmless(problem.description)}")
-    for warning in answer.warnings:
-        print(f"{file}: warning: {harmless(warning)}")
-    if not answer.problems:
-        print(f"{file}: fine, {len(request.stages)} stages")
-    return code
+    source = read(file)
+    form = chosen(context, output)
+    if offline or not source.request.stages:
+        raise typer.Exit(report(source, [], [], form, offline=True))
+    source.request.pipeline_id = source.request.pipeline_id or made_up(source.stem)
+    run(context, lambda client: validated(client, source, form))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ottoctl import exit_codes
-from ottoctl.commands.pipeline import Id, Logs
-from ottoctl.context import notice, run
+from ottoctl.commands.pipeline import Id, Logs, left
+from ottoctl.context import OutputOption, chosen, run
+from ottoctl.render import Output
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
@@ -24,21 +25,22 @@ def rerun(
     new_id: Annotated[str, typer.Option("--id", help="The new run's id; default: one made of the old one's.")] = "",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and leave.")] = False,
     logs: Logs = True,
+    output: OutputOption = None,
 ) -> None:
     """Run an ended pipeline again and show it until it has ended. Ctrl-C leaves it running."""
     from ottoscaler.v1.pipeline_service_pb2 import RerunPipelineRequest
 
     user = f"ottoctl {os.environ.get('USER', '')}".strip()
     request = RerunPipelineRequest(pipeline_id=identity, new_pipeline_id=new_id, failed_only=failed_only, triggered_by=user)
-    run(context, lambda client: _rerun(client, request, detach=detach, logs=logs))
+    form = chosen(context, output)
+    run(context, lambda client: _rerun(client, request, form, detach=detach, logs=logs))
 
 
-async def _rerun(client: "Client", request: "RerunPipelineRequest", *, detach: bool, logs: bool) -> int:
-    from ottoctl.watching import quoted, show
+async def _rerun(client: "Client", request: "RerunPipelineRequest", output: Output, *, detach: bool, logs: bool) -> int:
+    from ottoctl.watching import show
 
     new_id = (await client.call(client.pipelines.RerunPipeline(request, timeout=30))).pipeline_id
     if detach:
-        print(new_id, flush=True)
-        notice(f"watch it with: ottoctl pipeline watch {quoted(new_id)}")
+        left(new_id, output)
         return exit_codes.COMPLETED
-    return await show(client, new_id, client.watch(new_id), logs=logs)
+    return await show(client, new_id, client.watch(new_id), logs=logs, output=output)
