@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from otto_relay.bell import Bell
+from otto_relay.errors import SpoolWriteError
 from otto_relay.handler import Handler, HandlerLostError, LineStream, Outcome, Reach, Reply, Tally, Waits, is_milestone
 from otto_relay.levels import WARN
 from otto_relay.outbox import Outbox, Outboxes
@@ -130,9 +131,11 @@ class Forwarder:
                     await self._send_line(stream, outbox, line)
                     if outbox.waiting:
                         break
-            except OSError as error:
-                log.warning("relay.handler.unread", extra={"worker": outbox.worker_id, "reason": str(error)})
-                self._hold(outbox, self._waits.next())
+            except (OSError, SpoolWriteError) as error:
+                outbox.unread += 1
+                if is_milestone(outbox.unread):
+                    log.warning("relay.handler.unread", extra={"worker": outbox.worker_id, "reason": str(error)})
+                self._hold(outbox, self._waits.after(outbox.unread))
             # Behind the others.
             self._turns.pop(outbox, None)
             if self._has_more(outbox):
@@ -143,6 +146,7 @@ class Forwarder:
         # What is sent again, or stands for others, is answered before anything follows it.
         outbox.waiting = line.missing > 0 or line.sequence <= outbox.position.answered
         outbox.sent = max(outbox.sent, line.sequence)
+        outbox.unread = 0
         self._flight.append((outbox, line))
         self._tally.unanswered = len(self._flight)
         self._bell.ring()

@@ -46,6 +46,8 @@ class Outbox:
         """Lines that were given up since this process began."""
         self.retries = 0
         """Times in a row that a line was to be sent again."""
+        self.unread = 0
+        """Times in a row that its lines could not be read."""
         self.sent = 0
         """The last sequence that was sent on the stream that is open now."""
         self.waiting = False
@@ -88,14 +90,14 @@ class Outbox:
         else:
             self.position = position
 
-    def save(self) -> None:
-        """Writes down everything but the position. Raises SpoolWriteError."""
+    def save(self, *, leaving: bool = False) -> None:
+        """Writes down everything but the position; `leaving`: as of a worker that is not kept any more. Raises SpoolWriteError."""
         state = {name: getattr(self.facts, name) for name in _IDENTITY} | {
             "uid": self.uid,
             "told": self.told,
             "number": self.number,
             "created_at": self.created_at,
-            "last": self.newest if self.gone else 0,
+            "last": self.newest if self.gone or leaving else 0,
             "notices": [asdict(notice) for notice in self.notices],
         }
         try:

@@ -1,9 +1,11 @@
 """What otto-handler is to get, as it comes about: workers that become known, their new lines, what happens to them, and what is deleted."""
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 
 from otto_relay.collector import Observed
+from otto_relay.errors import SpoolWriteError
 from otto_relay.forwarder import Forwarder
 from otto_relay.notices import ENDS, Notice, vanished
 from otto_relay.notifier import Notifier
@@ -63,11 +65,26 @@ class Outgoing:
             self._forwarder.wake(outbox)
 
     def leaving(self, known: WorkerLog) -> None:
-        """Its lines are about to be deleted: those that were not sent become a count. Raises SpoolWriteError."""
+        """Its lines are about to be deleted: those that were not sent will be a count. Raises SpoolWriteError; then they are not."""
+        outbox = self._outboxes.by_worker.get(known.worker_id)
+        if outbox is None or not (outbox.owed or outbox.notices):
+            return
+        try:
+            outbox.save(leaving=True)
+        except SpoolWriteError as error:
+            if not _is_full(error):
+                raise
+            # The room that its lines give back is enough. Until the count is written down the facts of the worker say the same.
+            known.delete_lines()
+            outbox.save(leaving=True)
+
+    def left(self, known: WorkerLog) -> None:
+        """Its lines are deleted."""
         outbox = self._outboxes.by_worker.get(known.worker_id)
         if outbox is not None:
             outbox.known, outbox.place, outbox.gone = None, None, True
-            outbox.save()
+            if outbox.owed:
+                self._forwarder.wake(outbox)
             self._outboxes.drop(outbox)
 
     def noted(self, seen: Observed) -> None:
@@ -93,3 +110,7 @@ class Outgoing:
         uid = f"{outbox.number}" if ENDS.intersection(outbox.told) and said.status not in ENDS else outbox.uid
         if outbox.note(uid, [Notice(said.status, outbox.number + 1, said.timestamp, said.reason)]):
             self._notifier.wake(outbox)
+
+
+def _is_full(error: SpoolWriteError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -47,6 +47,10 @@ class Observer(Protocol):
         """Its lines are about to be deleted. Raises SpoolWriteError; then they are not."""
         ...
 
+    def left(self, known: WorkerLog) -> None:
+        """Its lines are deleted, and it is not known any more."""
+        ...
+
 
 class Registry:
     """All that is kept, by name. One writer: the event loop."""
@@ -212,6 +216,8 @@ class Registry:
         known.delete()
         facts = known.facts
         self.workers.pop(facts.worker_id, None)
+        if self.observer is not None:
+            self.observer.left(known)
         if facts.origin == FOLLOWED:
             self._removed[facts.worker_id] = facts.uid
         task = self.tasks.get(facts.task_id)

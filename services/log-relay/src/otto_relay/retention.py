@@ -22,12 +22,20 @@ _SETTLED = 60.0
 class Retention:
     """The limits and their keeping."""
 
-    def __init__(self, registry: Registry, seconds: float, limit: int, now: Callable[[], float] = time.time) -> None:
-        """`seconds` of age after a worker's end, `limit` in bytes for all; `now` in seconds since 1970."""
+    def __init__(
+        self,
+        registry: Registry,
+        seconds: float,
+        limit: int,
+        day: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`seconds` of age after a worker's end, `limit` in bytes for all; `day` in seconds since 1970, `steady` since any moment."""
         self._registry = registry
         self._seconds = seconds
         self._limit = limit
-        self._now = now
+        self._steady = steady
+        self._apart = day() - steady()
 
     async def run(self, interval: float) -> None:
         """Looks every `interval` seconds, for ever."""
@@ -37,16 +45,19 @@ class Retention:
 
     async def enforce(self) -> None:
         """Deletes what is beyond the limits."""
-        now = self._now()
+        now = self._today()
         self._registry.mend()
         self._registry.remove_strays(now - self._seconds)
         ended = sorted((known for known in self._registry.workers.values() if known.ended), key=lambda known: known.facts.ended)
         size = self._registry.size()
         deleted = freed = 0
         for known in ended:
+            if not known.ended:
+                # It was opened again while others were deleted.
+                continue
             old = now - known.facts.ended > self._seconds
             if not old and size - freed <= self._limit:
-                if now - known.facts.ended > _SETTLED:
+                if abs(now - known.facts.ended) > _SETTLED:
                     known.release_files()
                 continue
             freed += self._remove(known)
@@ -60,6 +71,10 @@ class Retention:
             log.info("relay.retention.deleted", extra={"workers": deleted, "freed_bytes": freed})
         if size - freed > self._limit:
             self._trim(size - freed)
+
+    def _today(self) -> float:
+        """The time of day by the clock as it stood at the start: a clock that is set to next week makes no line a week old."""
+        return self._apart + self._steady()
 
     def _remove(self, known: WorkerLog) -> int:
         try:

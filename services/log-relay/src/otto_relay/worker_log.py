@@ -237,12 +237,16 @@ class WorkerLog:
             self._spool.close()
             self._spool = None
 
-    def delete(self) -> None:
-        """Removes everything of it from the disk. Raises SpoolWriteError; then something of it is left, and it may be tried again."""
+    def delete_lines(self) -> None:
+        """Removes its lines from the disk, and leaves what is known of it. Raises SpoolWriteError; then some of them are left."""
         try:
             self.spool.delete()
         except OSError as error:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
+
+    def delete(self) -> None:
+        """Removes everything of it from the disk. Raises SpoolWriteError; then something of it is left, and it may be tried again."""
+        self.delete_lines()
         remove_directory(self._directory)
         self.removed = True
         self.ring()
