@@ -1,5 +1,7 @@
 """The live view at any size: nothing is wider or higher than the terminal, and what matters is visible."""
 
+from __future__ import annotations  # ValueType exists in the generated stubs only
+
 import io
 import re
 
@@ -10,6 +12,7 @@ from rich.console import Console, ConsoleDimensions
 from ottoctl.live import CLEAR, LiveView, chosen
 from ottoctl.progress import Run, Stage
 from ottoscaler.v1.stage_pb2 import StageStatus
+from ottoscaler.v1.worker_pb2 import FailureCause
 
 COMPLETED, RUNNING, FAILED, PENDING = (
     StageStatus.STAGE_COMPLETED,
@@ -70,6 +73,44 @@ def test_a_narrow_terminal_keeps_names_and_times() -> None:
     assert "✔ 우분투 컨테이너 준비 🚀 00" in text
     assert "5.0s" in text
     assert "40%  2 of 4 stages  1m05s" in text
+
+
+@pytest.mark.parametrize("width", range(66, 82))
+def test_no_column_is_lost_on_a_small_terminal(width: int) -> None:
+    """The symbol of the state is there, and headers are whole, with long names, attempts and long last lines."""
+    run = run_of(8)
+    for stage in run.stages.values():
+        stage.attempt, stage.worker_count, stage.ended = 12, 100, 1000.0 + 3599
+    lines = drawn(run, width, 24)
+    assert re.search(r"^ +stage +state +try +done +time", lines[0]), lines[0]
+    assert [line[:2] for line in lines[1:9]] == ["✔ "] * 4 + ["· "] * 4
+    assert all(" 0/100" in line or "100/100" in line for line in lines[1:9]), lines
+
+
+def test_an_ignored_failure_has_a_mark_of_its_own() -> None:
+    """It is neither a success nor a failure of the run, and says why."""
+    run = run_of(1)
+    stage = run.stages["0"]
+    stage.status, stage.cause = COMPLETED, FailureCause.FAILURE_CAUSE_EXIT_CODE
+    stage.message = "failed, which is ignored as asked: exit code 2"
+    (_, row, *_) = drawn(run, 120, 24)
+    assert row.startswith("! ")
+    assert "which is ignored as asked: exit code 2" in row
+
+
+@pytest.mark.parametrize("final", [COMPLETED, None], ids=["ended", "left"])
+def test_at_the_end_every_stage_is_shown(final: StageStatus.ValueType | None) -> None:
+    """The last picture stays, so it may be higher than the terminal; that of a run that is left early may not."""
+    out = io.StringIO()
+    run = run_of(35)
+    console = Console(file=out, width=80, height=24, force_terminal=True, color_system=None, legacy_windows=False)
+    with LiveView(run, console):
+        run.final = final
+        out.seek(0)
+        out.truncate()
+    ended = final is not None
+    assert all(f"{n:02d}" in out.getvalue() for n in range(35)) == ended
+    assert ("more:" in out.getvalue()) != ended
 
 
 def test_the_order_of_stages_is_kept() -> None:

@@ -131,7 +131,8 @@ async def test_a_worker_without_a_command_says_what_it_was_given(rig: Rig) -> No
         "variable: A=1",
         "variable: B=2",
         "secret variable: TOKEN",
-        'give it one: build_config {"otto.command": "make test"}, or worker {command: ["make"], args: ["test"]}',
+        'give it one: `commands` in a pipeline file, command and args of a stage; of ScaleUp build_config {"otto.command": "make test"}, '
+        'or worker {command: ["make"], args: ["test"]}',
     ]
     assert first.command[-1] == second.command[-1]
 

@@ -7,6 +7,7 @@ import sys
 def main() -> None:
     """Runs ottoctl with the process's arguments and exits."""
     from ottoctl.cli import app
+    from ottoctl.exit_codes import BROKEN_PIPE
 
     try:
         app()
@@ -18,7 +19,10 @@ def main() -> None:
             raise
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+            sys.exit(BROKEN_PIPE)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            print(f"ottoctl: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         print(f"ottoctl: {error}" if not isinstance(error, PipelineFileError) else str(error), file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, ServiceError) else 2)
 

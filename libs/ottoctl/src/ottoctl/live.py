@@ -21,7 +21,12 @@ LOOKS = {
     StageStatus.STAGE_SKIPPED: ("↷", "dim"),
     StageStatus.STAGE_RETRYING: ("↻", "yellow"),
 }
-CLEAR = "\x1b[2J\x1b[H"
+IGNORED = ("!", "yellow")
+"""Of a stage that failed, which counts as completed."""
+CLEAR = "\x1b[H\x1b[J"
+"""To the top, and everything below is gone. Erasing the whole screen would move it to what can be scrolled back to, in many terminals."""
+OTHER_CELLS = 40
+"""Columns that symbol, state, attempt, workers and time take, and a last line at the least."""
 DETAILS_CELLS = 66
 """Columns of a terminal from which on states and last lines are shown; below it names and times are."""
 RESERVED_LINES = 4
@@ -38,6 +43,7 @@ class LiveView:
         self._run = run
         self._console = console
         self._size = console.size
+        self._over = False
         self._live = Live(get_renderable=self.picture, console=console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> "LiveView":
@@ -45,6 +51,8 @@ class LiveView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        # The last picture may be higher than the terminal: it is not drawn over any more.
+        self._over = self._run.final is not None
         self._live.stop()
 
     def say(self, text: str) -> None:
@@ -58,19 +66,25 @@ class LiveView:
             # The terminal has broken the old lines anew, so that nobody knows how many they are: begin at the top.
             self._size = self._console.size
             self._console.file.write(CLEAR)
-        stages, hidden = chosen(list(self._run.stages.values()), max(1, height - RESERVED_LINES))
+        stages, hidden = chosen(list(self._run.stages.values()), len(self._run.stages) if self._over else max(1, height - RESERVED_LINES))
         details = width >= DETAILS_CELLS
         retried = any(stage.attempt > 1 for stage in stages)
         several = details or any(stage.worker_count > 1 for stage in stages)
         rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), expand=True, show_header=True, header_style="dim")
-        rows.add_column("", width=1)
-        rows.add_column("stage", no_wrap=True, max_width=32 if details else None, ratio=None if details else 1, overflow="ellipsis")
+        rows.add_column("", width=1, no_wrap=True)
+        rows.add_column(
+            "stage",
+            no_wrap=True,
+            max_width=max(12, min(32, width - OTHER_CELLS)) if details else None,
+            ratio=None if details else 1,
+            overflow="ellipsis",
+        )
         if details:
             rows.add_column("state", no_wrap=True)
         if retried:
             rows.add_column("try", justify="right", no_wrap=True)
         if several:
-            rows.add_column("workers" if details else "", justify="right", no_wrap=True)
+            rows.add_column("done" if details else "", justify="right", no_wrap=True)
         rows.add_column("time", justify="right", no_wrap=True)
         if details:
             rows.add_column("last line", no_wrap=True, ratio=1, overflow="ellipsis")
@@ -83,7 +97,7 @@ class LiveView:
         return Group(*parts)
 
     def _row(self, stage: Stage, *, details: bool, retried: bool, several: bool) -> list[Text]:
-        symbol, style = LOOKS.get(stage.status, ("?", ""))
+        symbol, style = IGNORED if stage.ignored else LOOKS.get(stage.status, ("?", ""))
         done = stage.worker_count if stage.status == StageStatus.STAGE_COMPLETED else stage.workers_done
         cells = [Text(symbol, style=style), Text(stage.name)]
         if details:
@@ -95,7 +109,7 @@ class LiveView:
         cells.append(Text(duration(stage.seconds()) if stage.started else ""))
         if details:
             said = stage.error if stage.status == StageStatus.STAGE_FAILED else stage.last_line
-            if stage.status in {StageStatus.STAGE_PENDING, StageStatus.STAGE_RETRYING, StageStatus.STAGE_SKIPPED}:
+            if stage.ignored or stage.status in {StageStatus.STAGE_PENDING, StageStatus.STAGE_RETRYING, StageStatus.STAGE_SKIPPED}:
                 said = stage.message or said
             cells.append(Text(said, style="dim"))
         return cells

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+LEAST_SAID = 24
+"""Columns of a table's last cell that are shown in any case, even if the terminal breaks the line."""
+
+
 class Output(enum.StrEnum):
     """The forms of `--output`."""
 
@@ -54,18 +58,26 @@ def counted(number: int, noun: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: with colours and folding on a terminal, tab-separated lines without a header frame in a pipe."""
+    """Prints a table: on a terminal with its last column cut to what is left of the line, in a pipe tab-separated."""
     if not sys.stdout.isatty():
         for row in [columns, *rows]:
             print("\t".join(harmless(cell) for cell in row))
         return
+    import shutil
+
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column)
-    for row in rows:
-        shown.add_row(*[Text(harmless(cell)) for cell in row])
-    Console(highlight=False).print(shown)
+    cells = [[harmless(cell) for cell in row] for row in rows]
+    # Ids and names are there to be typed again, so they are never cut; what is said at the end gets what is left of the line.
+    widths = [max(cell_len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+    needed = sum(widths[:-1]) + len(widths) - 1
+    widths[-1] = min(widths[-1], max(LEAST_SAID, shutil.get_terminal_size().columns - needed))
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column, width in zip(columns, widths, strict=True):
+        shown.add_column(column, width=width, no_wrap=True, overflow="ellipsis")
+    for row in cells:
+        shown.add_row(*[Text(cell) for cell in row])
+    Console(highlight=False, width=needed + widths[-1] + 1).print(shown)

@@ -92,7 +92,7 @@ SCALER: dict[str, Words] = {
 }
 
 EXECUTOR: dict[str, Words] = {
-    "executor.runs.loaded": Words("Going on with {count} unfinished pipelines", "끝나지 않은 파이프라인 {count}개를 이어서 진행함"),
+    "executor.runs.loaded": Words("Pipelines that have not ended and go on: {count}", "끝나지 않은 파이프라인 {count}개를 이어서 진행함"),
     "executor.run.begun": Words("Pipeline {pipeline} begun, {stages} stages", "파이프라인 {pipeline} 시작, 스테이지 {stages}개"),
     "executor.run.ended": Words("Pipeline {pipeline} ended: {status}", "파이프라인 {pipeline} 종료: {status}"),
     "executor.run.taken_over": Words(

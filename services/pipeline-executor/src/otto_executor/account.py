@@ -6,7 +6,7 @@ from otto_executor.definition import Definition
 from otto_executor.orders import Created
 from otto_executor.progress import Progress, counted, seconds, share, shortened
 from otto_executor.run_state import RunState
-from otto_executor.stage import StageSpec, StageState, StageStatus, WorkerStatus
+from otto_executor.stage import CHECKOUT, StageSpec, StageState, StageStatus, WorkerStatus
 
 
 class Account:
@@ -161,7 +161,9 @@ def _acceptance(definition: Definition, state: RunState) -> str:
 
 def _announcement(spec: StageSpec) -> str:
     """What a stage that has not had its turn does."""
-    return f"waits for {', '.join(spec.depends_on)}" if spec.depends_on else "starts now"
+    # The checkout has no name of the user's: it is called as its row is.
+    names = ["Checkout" if need == CHECKOUT else need for need in spec.depends_on]
+    return f"waits for {', '.join(names)}" if names else "starts now"
 
 
 def ending(state: RunState, now: float) -> tuple[StageStatus, str, str]:

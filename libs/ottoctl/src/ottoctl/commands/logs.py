@@ -9,8 +9,8 @@ import typer
 
 from ottoctl import exit_codes
 from ottoctl.completion import one_of, pipeline_ids, stage_ids, task_ids, worker_names
-from ottoctl.context import OutputOption, chosen, run
-from ottoctl.render import Output, as_data
+from ottoctl.context import OutputOption, chosen, notice, run
+from ottoctl.render import Output, as_data, emit
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
@@ -75,17 +75,16 @@ def logs(
 
 
 async def _logs(client: "Client", target: Any, output: Output, *, timestamps: bool) -> int:
-    import json
-
     from ottoctl.terminal import coloured, harmless
     from ottoscaler.v1.log_pb2 import BuildLogKind
 
     shown = coloured if sys.stdout.isatty() else harmless
     lines: list[str] = []
+    came = False
 
     def take(entry: Any, prefix: str) -> None:
         if output is not Output.TABLE:
-            lines.append(json.dumps(as_data(entry), ensure_ascii=False))
+            emit(as_data(entry), output)
             return
         if entry.dropped_before:
             lines.append(f"{prefix}… {entry.dropped_before} lines are missing here …")
@@ -96,13 +95,16 @@ async def _logs(client: "Client", target: Any, output: Output, *, timestamps: bo
             take(entry, f"{entry.worker_id} | " if not target.worker_id else "")
         for built in batch.build_entries:
             if output is not Output.TABLE:
-                lines.append(json.dumps(as_data(built), ensure_ascii=False))
+                emit(as_data(built), output)
             elif built.kind == BuildLogKind.BUILD_LOG_KIND_LINE:
                 take(built.entry, "" if target.stage_id else f"{harmless(built.stage_name or built.stage_id)} | ")
             elif built.kind == BuildLogKind.BUILD_LOG_KIND_GAP:
                 lines.append(f"{harmless(built.stage_name or built.stage_id)} | … {built.dropped} lines are missing here …")
+        came = came or bool(batch.entries or batch.build_entries)
         if lines:
             sys.stdout.write("\n".join(lines) + "\n")
-            sys.stdout.flush()
             lines.clear()
+        sys.stdout.flush()
+    if not came:
+        notice("no line fits what was asked for, or none was written" + ("" if target.selection.no_follow else " before it ended"))
     return exit_codes.COMPLETED

@@ -252,7 +252,11 @@ async def _get(client: "Client", identity: str, output: Output) -> int:
     rows = []
     for stage in answer.stages:
         end = stage.ended_at if stage.HasField("ended_at") else None
-        took = duration(end.ToNanoseconds() / 1e9 - stage.started_at.ToNanoseconds() / 1e9) if end and stage.HasField("started_at") else ""
+        took = (
+            duration(end.ToNanoseconds() / 1e9 - stage.started_at.ToNanoseconds() / 1e9)
+            if end and stage.HasField("started_at") and stage.worker_count
+            else ""
+        )
         why = f"{cause_word(stage.failure_cause)} {stage.error_message or stage.message}".strip()
         rows.append([stage.stage_id, status_word(stage.status).lower(), str(stage.attempt or ""), str(stage.worker_count), took, why])
     table(("stage", "state", "try", "workers", "took", ""), rows)

@@ -1,18 +1,21 @@
 """`ottoctl scale up|down` and `ottoctl status`: workers without a pipeline, and how all workers stand."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ottoctl import exit_codes
 from ottoctl.completion import one_of, task_ids, worker_names
-from ottoctl.context import OutputOption, chosen, run
+from ottoctl.context import OutputOption, chosen, notice, run
 from ottoctl.examples import examples
-from ottoctl.render import Output, as_data, dump, table
+from ottoctl.render import Output, as_data, counted, dump, emit, table
 
 if TYPE_CHECKING:
     from ottoctl.client import Client
 
+NAMES_SHOWN = 10
+"""Names of workers that are listed at most."""
 scale = typer.Typer(no_args_is_help=True, help="Start or stop workers of a task, without a pipeline.", epilog=examples("scale"))
 
 
@@ -58,7 +61,7 @@ def up(
         request.worker.timeout.CopyFrom(Duration(seconds=timeout))
     if queue:
         request.admission = Admission.ADMISSION_QUEUE
-    run(context, lambda client: _scale(client, client.workers.ScaleUp(request, timeout=60), chosen(context, output)))
+    run(context, lambda client: _scale(client, client.workers.ScaleUp(request, timeout=60), task, chosen(context, output)))
 
 
 @scale.command("down", epilog=examples("scale down"))
@@ -73,21 +76,39 @@ def down(
     from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 
     request = ScaleRequest(task_id=task, worker_count=to, reason=reason, triggered_by="ottoctl")
-    run(context, lambda client: _scale(client, client.workers.ScaleDown(request, timeout=60), chosen(context, output)))
+    run(context, lambda client: _scale(client, client.workers.ScaleDown(request, timeout=60), task, chosen(context, output)))
 
 
-async def _scale(client: "Client", call: Any, output: Output) -> int:
+async def _scale(client: "Client", call: Any, task: str, output: Output) -> int:
+    from ottoctl.words import ServiceError
     from ottoscaler.v1.ottoscaler_service_pb2 import ScaleResponse
 
-    answer = await client.call(call)
+    try:
+        answer = await client.call(call)
+    except ServiceError as error:
+        raise ServiceError(_with_flags(str(error)), error.exit_code, error.code) from None
     if output is not Output.TABLE:
         dump(as_data(answer), output)
     else:
-        print(f"{ScaleResponse.Status.Name(answer.status)}: {answer.message}")
-        for name in answer.worker_pod_names:
-            print(f"  {name}")
+        print(f"{ScaleResponse.Status.Name(answer.status)}: {_with_flags(answer.message)}")
+        for line in named(list(answer.worker_pod_names), task):
+            print(f"  {line}")
     bad = {ScaleResponse.Status.FAILED, ScaleResponse.Status.PARTIAL_SUCCESS}
-    return exit_codes.FAILED if answer.status in bad else exit_codes.COMPLETED
+    return exit_codes.SERVICE_ERROR if answer.status in bad else exit_codes.COMPLETED
+
+
+def _with_flags(text: str) -> str:
+    """The service's words, with ottoctl's name for what it speaks of."""
+    return text.replace("with admission QUEUE", "with --queue")
+
+
+def named(names: list[str], task: str) -> list[str]:
+    """Names of workers, of many only the first ones and how to see all."""
+    from ottoctl.terminal import quoted
+
+    if len(names) <= NAMES_SHOWN:
+        return names
+    return [*names[: NAMES_SHOWN - 1], f"… and {len(names) - NAMES_SHOWN + 1} more: ottoctl status {quoted(task)}"]
 
 
 def status(
@@ -129,9 +150,15 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
     if output is not Output.TABLE:
         dump(as_data(answer), output)
         return exit_codes.COMPLETED
+    if not answer.workers and (request.task_id or request.worker_pod_name):
+        known = request.worker_pod_name or request.task_id
+        notice(
+            f"there is no worker {'called' if request.worker_pod_name else 'of a task'} {known!r} (any more)"
+            + (f" that is {request.status_filter}" if request.status_filter else "")
+        )
     table(COLUMNS, [_row(worker) for worker in answer.workers])
     print(
-        f"{answer.total_count} workers: {answer.running_count} running, {answer.pending_count} pending, "
+        f"{counted(answer.total_count, 'worker')}: {answer.running_count} running, {answer.pending_count} pending, "
         f"{answer.succeeded_count} succeeded, {answer.failed_count} failed"
         + (f"; {answer.waiting_count} of them wait for room (cap {answer.room_limit})" if answer.waiting_count else "")
     )
@@ -139,8 +166,6 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
 
 
 async def _watch(client: "Client", request: Any, state: str, output: Output) -> int:
-    import json
-
     from ottoctl.terminal import harmless
     from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent
 
@@ -151,5 +176,6 @@ async def _watch(client: "Client", request: Any, state: str, output: Output) -> 
         if output is Output.TABLE:
             print("\t".join(harmless(cell) for cell in [names[event.type], *_row(event.worker)]), flush=True)
         else:
-            print(json.dumps({"event": names[event.type], "worker": as_data(event.worker)}, ensure_ascii=False), flush=True)
+            emit({"event": names[event.type], "worker": as_data(event.worker)}, output)
+            sys.stdout.flush()
     return exit_codes.COMPLETED

@@ -319,7 +319,8 @@ def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: 
         *(f"variable: {name}={value}"[:SHOWN_CHARACTERS] for name, value in variables[:SHOWN_VARIABLES]),
         *([f"and {more} more variables"] if more > 0 else []),
         *(f"secret variable: {secret.name}" for secret in secret_variables[:SHOWN_VARIABLES]),
-        'give it one: build_config {"otto.command": "make test"}, or worker {command: ["make"], args: ["test"]}',
+        'give it one: `commands` in a pipeline file, command and args of a stage; of ScaleUp build_config {"otto.command": "make test"}, '
+        'or worker {command: ["make"], args: ["test"]}',
     )
 
 
