@@ -297,7 +297,7 @@ async def test_a_failed_checkout_is_tried_again_then_skips_everything(bench: Ben
     seen = await everything(executor.client.ExecutePipeline(PipelineRequest(pipeline_id="p", repository="/r", stages=[stage("a")])))
     assert [key[1:3] for key in bench.fleet.created] == [("otto.checkout", 1), ("otto.checkout", 2)]
     assert "otto.checkout: fatal: couldn't find remote ref" in seen[-1].error_message
-    assert [message.message for message in seen if message.stage_id == "a"][0] == "waits for Checkout"
+    assert next(message.message for message in seen if message.stage_id == "a") == "waits for Checkout"
 
 
 async def test_cancelling_over_the_wire(bench: Bench, executor: Executor) -> None:
