@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from ottoctl.cli import app
 from ottoctl.commands.workers import NAMES_SHOWN, named
 from ottoctl.context import wrong_address
 from ottoctl.render import Output, counted, emit, table
@@ -82,6 +84,22 @@ def test_an_address_has_a_host_and_a_port(address: str, words: str) -> None:
     found = wrong_address(address)
     assert words in found
     assert bool(found) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pipeline", "run", "--type", "simple", "--sha", "x"], "--sha names a commit of nothing"),
+        (["--address", "127.0.0.1", "status"], "names no port"),
+        (["--address", "http://127.0.0.1:1", "pipeline", "list"], "is a URL"),
+    ],
+    ids=["sha", "port", "url"],
+)
+def test_wrong_usage_is_2(arguments: list[str], words: str) -> None:
+    """Before anything is dialled."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert words in result.output
 
 
 @pytest.mark.parametrize("kind", ["dumb", "", "unknown"])

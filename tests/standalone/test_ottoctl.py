@@ -101,8 +101,12 @@ async def test_a_run_is_started_left_watched_and_cancelled(standalone: Standalon
     async with asyncio.timeout(20):
         while '"running_count": 1' not in (await ottoctl(standalone, "status", "-o", "json"))[1]:
             await asyncio.sleep(0.1)
+    code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "long.yaml"), "--id", "l")
+    assert code == 5
+    assert "run l exists already. Watch it: ottoctl pipeline watch l" in output
     code, output = await ottoctl(standalone, "pipeline", "cancel", "l", "--reason", "not needed")
     assert code == 0, output
+    assert output.startswith("l: ")
     code, output = await watching
     assert code == 3, output
     assert "not needed" in output
@@ -140,7 +144,7 @@ async def test_set_gives_variables_to_all_stages_or_one(standalone: Standalone, 
         (["pipeline", "get", "nothing"], 5, "NOT_FOUND"),
         (["pipeline", "run", "no-such-file.yaml"], 2, "no-such-file.yaml"),
         (["pipeline", "run"], 2, "either a pipeline file or --type"),
-        (["pipeline", "run", "--type", "simple", "--set", "otto.nonsense=1"], 2, "otto.nonsense"),
+        (["pipeline", "run", "--type", "simple", "--set", "otto.nonsense=1"], 2, "command line: stage 'hello': otto.nonsense"),
         (["logs"], 2, "name one of"),
         (["logs", "no-such-worker"], 5, "NOT_FOUND"),
         (["--address", "127.0.0.1:1", "status"], 4, "Is it running"),
