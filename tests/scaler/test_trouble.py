@@ -9,10 +9,12 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -363,6 +365,65 @@ async def test_a_thread_that_hangs_holds_nobody_up() -> None:
     hanging.cancel()
     await asyncio.wait({hanging})
     hang.set()
+
+
+async def test_threads_that_can_not_be_started_are_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often that failed: who asks then is told so as of a file that can't be opened, and what they asked for is not done later."""
+    threads, done = Threads("test", 2), []
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        for _ in range(3):
+            with pytest.raises(OSError, match="no thread can be started") as failed:
+                await threads.run(done.append, "refused")
+            assert failed.value.errno == errno.EAGAIN
+    async with asyncio.timeout(10):
+        await threads.run(done.append, "done")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        await asyncio.gather(*(threads.run(done.append, "by the one there is") for _ in range(3)))
+    assert done == ["done"] + ["by the one there is"] * 3
+
+
+async def test_work_does_not_wait_behind_a_thread_that_has_just_taken_some() -> None:
+    """A thread that is about to begin is not free: what comes next gets one of its own."""
+    threads, hang = Threads("test", 2), threading.Event()
+    queue, asked, got = threads._work, [], threading.Event()
+
+    def slowly(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        asked.append(1)
+        work = queue.get(*args, **kwargs)
+        got.set()
+        time.sleep(0.2)  # the scheduler gives the time to others just here
+        return work
+
+    threads._work = SimpleNamespace(get=slowly, put=queue.put, empty=queue.empty, qsize=queue.qsize)  # type: ignore[assignment]
+    await threads.run(int)
+    await until(lambda: len(asked) == 2)
+    got.clear()
+    hanging = asyncio.create_task(threads.run(hang.wait))
+    await until(got.is_set)
+    async with asyncio.timeout(10):
+        assert await threads.run(int, "7") == 7
+    hang.set()
+    await hanging
+
+
+async def test_without_threads_a_worker_is_refused_and_the_service_goes_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without descriptors."""
+    await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("files")])
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        [refused] = (await rig.create(script("true", task="refused"))).refused
+    assert (refused.cause, refused.why) == (Cause.INTERNAL, "its directory could not be made: no thread can be started")
+    assert (await rig.run(script("true", task="after"))).state is State.SUCCEEDED
 
 
 # What belongs to whom

@@ -1,6 +1,7 @@
 """Threads of our own for what blocks: work on files and processes that nobody else's work waits behind, and that no stop waits for."""
 
 import asyncio
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -22,13 +23,17 @@ class Threads:
         self._name = name
         self._count = count
         self._started = 0
-        self._idle = 0
+        self._owed = 0
+        """Work that has not been done yet: what waits, and what is under way."""
         self._lock = threading.Lock()
         # Bounded by who awaits: each piece of work has a caller that waits for it.
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does it in one of the threads. Cancelled, it goes on there, and what comes of it is dropped."""
+        """Does it in one of the threads. Cancelled, it goes on there, and what comes of it is dropped.
+
+        Raises OSError (EAGAIN) when there is no thread and the machine has none left: then it is not done.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -51,30 +56,33 @@ class Threads:
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
 
-        self._work.put(do)
-        self._start_one()
+        with self._lock:
+            if self._started < self._count and self._owed >= self._started:
+                self._start_one()
+            self._owed += 1
+            self._work.put(do)
         return await future
 
     def _start_one(self) -> None:
-        with self._lock:
-            if self._started < self._count and self._work.qsize() > self._idle:
-                self._started += 1
-                threading.Thread(target=self._live, name=f"{self._name} {self._started}", daemon=True).start()
+        try:
+            threading.Thread(target=self._live, name=f"{self._name} {self._started + 1}", daemon=True).start()
+        except RuntimeError as error:
+            if not self._started:
+                raise OSError(errno.EAGAIN, "no thread can be started") from error
+        else:
+            self._started += 1
 
     def _live(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             try:
                 work = self._work.get(timeout=IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
-                    self._idle -= 1
                     if self._work.empty():
                         self._started -= 1
                         return
                 continue
-            with self._lock:
-                self._idle -= 1
             work()
             del work
+            with self._lock:
+                self._owed -= 1
