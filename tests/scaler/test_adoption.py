@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otto_scaler.backends.process import environment, processes
+from otto_scaler.backends.process import environment, finding, processes
 from otto_scaler.backends.process.directory import Record, WorkerDirectory
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
@@ -217,6 +217,64 @@ async def test_what_nobody_understands_is_deleted_in_the_end(root: Path) -> None
             os.utime(root / "workers" / f"{kind}{age}", (changed, changed))
     async with process_rig(root):
         await until(lambda: {p.name for p in (root / "workers").iterdir()} == {".lock", ".aside-otto-young", "otto-young"})
+
+
+async def test_a_worker_that_did_not_change_for_a_week_is_adopted(root: Path) -> None:
+    """Age makes no worker something that nobody understands: what runs is found running, after a week off or a clock put right."""
+    await service_killed(root, "runs=sleep 300", "ended=exit 5")
+    await until((root / "workers" / name("ended") / "exit").exists)
+    changed = time.time() - 30 * 86_400
+    (root / "workers" / "nonsense").mkdir()
+    for path in (root / "workers").iterdir():
+        os.utime(path, (changed, changed))
+    async with process_rig(root) as rig:
+        await until(lambda: not (root / "workers" / "nonsense").exists())
+        runs, ended = rig.worker(name("runs")), rig.worker(name("ended"))
+        assert runs is not None
+        assert ended is not None
+        assert (runs.state, ended.exit_code) == (State.RUNNING, 5)
+        assert {p.name for p in (root / "workers").iterdir()} == {".lock", name("runs"), name("ended")}
+
+
+async def test_a_worker_that_is_not_known_now_is_not_taken_away(root: Path) -> None:
+    """A directory that can be read as a worker's stays, also while nobody has found it, and while the disk can't tell."""
+    workers = root / "workers"
+    workers.mkdir()
+    changed = time.time() - 30 * 86_400
+    for kind in ("whole", "broken"):
+        WorkerDirectory(workers / name(kind)).make(Record(spec(kind), uid="u1", created=1), held=True)
+    (workers / name("broken") / "spec").write_bytes(b"{}")
+    for path in workers.iterdir():
+        os.utime(path, (changed, changed))
+    assert finding.not_understood(workers, {}) == [workers / name("broken")]
+
+
+async def test_a_clock_that_was_set_ends_no_adopted_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set two hours forward while no service was there, it makes a worker of an hour no older than it is."""
+    async with process_rig(root) as rig:
+        wanted = script("sleep 300", timeout=3600.0)
+        await rig.create(wanted)
+        await rig.runs(wanted)
+    day = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: day() + 7200 * 10**9)
+    async with process_rig(root) as rig:
+        watchdog = rig.backend._tending.entries[wanted.identity.name].watchdog  # type: ignore[attr-defined]
+        assert watchdog.verdict(time.monotonic()) is None
+        assert watchdog.verdict(time.monotonic() + 3600) == (Cause.TIMEOUT, "ran longer than 3600 s")
+
+
+async def test_a_supervisor_has_an_age(root: Path) -> None:
+    """It is that of its process, which a new service can tell as well as the one that started it."""
+    async with process_rig(root) as rig:
+        wanted = script("sleep 300")
+        before = time.monotonic()
+        await rig.create(wanted)
+        await rig.runs(wanted)
+        supervisor = rig.backend._tending.entries[wanted.identity.name].supervisor  # type: ignore[attr-defined]
+        first = supervisor.age()
+        await until(lambda: supervisor.age() > first)
+        slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        assert slept > 1 or 0 < supervisor.age() <= time.monotonic() - before + 0.02  # start times are counted in hundredths
 
 
 async def test_an_unreadable_report_is_an_internal_failure(root: Path) -> None:

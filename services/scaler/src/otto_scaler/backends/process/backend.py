@@ -48,6 +48,8 @@ class ProcessBackend:
         self._tending = Tending(self._workspaces, surroundings, self._files)
         self._tidied = False
         """What belongs to no worker was looked for: once, before any can be created."""
+        self._known = asyncio.Event()
+        """All workers there are have been found, once at least: what is none can be told from now on."""
 
     # The Protocol
 
@@ -83,6 +85,7 @@ class ProcessBackend:
             for entry in list(self._tending.entries.values()):
                 entry.announced = True
                 yield Seen(entry.worker)
+            self._known.set()
             yield Synced()
             self._tending.sweep_workspaces()
             due = time.monotonic()
@@ -197,6 +200,7 @@ class ProcessBackend:
                     self._tending.trash.put_leftovers(self._root)
                     self._tending.trash.put_leftovers(self._workspaces.path(""))
                     first = False
+                await self._known.wait()
                 for path in await self._files.run(finding.not_understood, self._root, self._tending.entries):
                     self._tending.trash.put(WorkerDirectory(path).discard())
             except OSError as error:
@@ -246,10 +250,9 @@ class ProcessBackend:
             except UnreadableError:
                 entry.started = entry.record.created
             if supervisor is not None:
-                spec, ran = entry.record.spec, (time.time_ns() - entry.started) / 1e9 if entry.started else 0.0
-                self._tending.follow(
-                    entry, supervisor, Watchdog(spec.timeout, spec.stop_grace, self._surroundings.patience, time.monotonic(), ran)
-                )
+                spec, patience = entry.record.spec, self._surroundings.patience
+                watchdog = Watchdog(spec.timeout, spec.stop_grace, patience, time.monotonic(), supervisor.age())
+                self._tending.follow(entry, supervisor, watchdog)
                 if entry.reason:
                     self._tending.tell(entry)
                 self._tending.refresh(entry)

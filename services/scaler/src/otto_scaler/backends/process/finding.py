@@ -40,10 +40,24 @@ def made(directory: WorkerDirectory, record: Record, *, held: bool) -> Record:
 
 
 def not_understood(root: Path, known: Container[str]) -> list[Path]:
-    """What is no worker that is known, nor trash, and has not changed for ASIDE_SECONDS. Raises OSError."""
+    """What was set aside, or is no worker that is known and can't be read as one, and has not changed for ASIDE_SECONDS.
+
+    The age alone would say nothing: a worker's directory does not change while it runs, and a clock may be put right. Raises OSError.
+    """
     old = time.time() - ASIDE_SECONDS
-    unknown = [p for p in root.iterdir() if p.name.startswith(ASIDE) or (p.name[0] != "." and p.name not in known)]
+    unknown = [p for p in root.iterdir() if p.name.startswith(ASIDE) or (p.name[0] != "." and p.name not in known and not _readable(p))]
     return [path for path in unknown if path.is_dir() and path.stat().st_mtime < old]
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is a worker's record, or that can't be told now."""
+    try:
+        WorkerDirectory(path).load()
+    except (ValueError, UnreadableError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

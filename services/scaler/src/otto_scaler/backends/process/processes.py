@@ -25,6 +25,7 @@ LEFTOVER_SECONDS = 10.0
 """How long killed processes may take to go; longer means the kernel holds them (a dead network disk), and nobody can help that."""
 _NOT_THERE = (FileNotFoundError, ProcessLookupError, PermissionError)
 """A process that has ended, or is somebody else's; any other error tells nothing about it."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 _ERR_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
 """A pipe that somebody left there must not hold the service, which waits until the supervisor has opened it."""
 
@@ -40,6 +41,14 @@ class Supervisor:
     def tell(self) -> None:
         """Sends SIGTERM: it looks for what is left for it to read. Harmless if it has ended."""
         self._signal(signal.SIGTERM)
+
+    def age(self) -> float:
+        """For how many seconds it has run at least, by the clock of its own limits, which nobody sets; 0 if it has ended.
+
+        Its start counts from the boot with all the time that the machine slept, its limits don't: so it may be older, by that time.
+        """
+        began = start_time(self.pid)
+        return max(0.0, time.monotonic() - began / _TICKS) if began else 0.0
 
     def works(self) -> bool:
         """Whether it runs a program: then its worker has started, whatever the files say."""
