@@ -369,7 +369,8 @@ async def test_a_thread_that_hangs_holds_nobody_up() -> None:
 
 async def test_threads_that_can_not_be_started_are_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often that failed: who asks then is told so as of a file that can't be opened, and what they asked for is not done later."""
-    threads, done = Threads("test", 2), []
+    threads = Threads("test", 2)
+    done: list[str] = []
 
     def none_left(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
