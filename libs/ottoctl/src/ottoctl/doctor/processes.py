@@ -1,6 +1,7 @@
 """Processes of this machine as /proc shows them: who listens at a port, which instances of Ottoscaler run, what they were given."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,17 +92,32 @@ def sockets(pid: int) -> set[int]:
 
 
 def lock_holder(path: Path) -> int:
-    """The process that holds a lock on a file, by /proc/locks; 0 for none (that this process may see)."""
+    """The process that holds a lock on a file; 0 for none (that this process may see).
+
+    /proc/locks names files by number, which is one file on each device, and devices not as stat(2) does on every file system: so the
+    holder must have this very file open.
+    """
     try:
-        inode = path.stat().st_ino
+        wanted = path.stat()
         locks = (PROC / "locks").read_text()
     except OSError:
         return 0
     for line in locks.splitlines():
         fields = line.split()
-        if len(fields) > 5 and "->" not in fields and fields[5].rpartition(":")[2] == str(inode):
-            return max(0, int(fields[4]))
+        if len(fields) > 5 and "->" not in fields and fields[5].rpartition(":")[2] == str(wanted.st_ino):
+            pid = max(0, int(fields[4]))
+            if _has_open(pid, wanted):
+                return pid
     return 0
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(descriptor.stat(), wanted):
+                    return True
+    return False
 
 
 def started(pid: int) -> int:
