@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,18 @@ async def test_a_file_that_was_left_in_the_middle_is_whole(tmp_path: Path) -> No
     store = await open_store(await left_behind(tmp_path))
     assert "last" in await store.unfinished()
     await store.close()
+
+
+async def test_a_file_that_another_program_reads_keeps_its_index(tmp_path: Path) -> None:
+    """Who has it open shares its index with whoever comes: taken away, both would believe in one of their own. It is refused instead."""
+    path = await left_behind(tmp_path)
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM runs").fetchone() == (51,)
+        index = path.with_name(f"{path.name}-shm")
+        before = index.stat().st_ino
+        with pytest.raises(StoreUnusableError, match="another process uses it"):
+            await open_store(path)
+        assert index.stat().st_ino == before
 
 
 async def test_a_newer_file_is_left_as_it_is_with_its_log(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def _damage(path: Path, lock: int) -> str:
     marked = os.pread(lock, 4, _MARK_AT) == APPLICATION_ID.to_bytes(4)
     if marked and unsaved and not _is_wal(wal):
         _move_aside(wal, "it is no write-ahead log; what was stored last is lost")  # SQLite would overwrite it
+    index = path.with_name(f"{path.name}-shm")
+    used = index.exists()  # by another process, which may have it mapped
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2.0)) as connection:
             return _unsound(connection, path)
@@ -154,7 +156,8 @@ def _damage(path: Path, lock: int) -> str:
             ) from error
         return in_words(error)
     finally:
-        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # an index that reading has made; what is kept lies in the other two
+        if not used:
+            index.unlink(missing_ok=True)  # reading has made it; what is kept lies in the other two
 
 
 def _is_wal(wal: Path) -> bool:
