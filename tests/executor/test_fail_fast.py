@@ -6,7 +6,7 @@ import pytest
 
 from otto_executor.approval import Decision
 from otto_executor.definition import Definition
-from otto_executor.retry import RetryPolicy
+from otto_executor.retry import FailureCause, RetryPolicy
 from otto_executor.stage import RunCondition, StageSpec, StageStatus
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import MemoryStore
@@ -130,3 +130,34 @@ async def test_a_clean_up_that_needs_a_yes_waits_for_it(fleet: Fleet) -> None:
                 await conductor.approve("p", "undo", Decision.APPROVE, "kim", "")
         said = await to_the_end(conductor)
     assert ends(said) == {"a": FAILED, "undo": DONE, "": FAILED}
+
+
+@pytest.mark.parametrize("moment", ["before", "with"], ids=["while its others are being stopped", "in the same moment"])
+async def test_what_had_failed_when_it_was_cut_off_has_failed(fleet: Fleet, moment: str) -> None:
+    """Two stages fail: that the first one's failure cuts off the second hides neither its exit code nor its cause, and repeats nothing."""
+    fleet.script = lambda key: Fate(exit_code=7, seconds=0.02) if key[1:] == ("b", 1, 1) else Fate(seconds=None)
+    fleet.deaf_to_stop = {"b"}
+    async with process(fleet, MemoryStore()) as conductor:
+        await conductor.begin(fast(StageSpec("a"), StageSpec("b", workers=2, retry=RetryPolicy(retries=3, delay=0.01))), b"")
+        await until(lambda: len(fleet.workers) == 3)
+        await until(lambda: fleet.workers["p", "b", 1, 1].status.ended or moment == "with")
+        if moment == "before":
+            await until(lambda: [stage for _, stage, _ in fleet.stops] == ["b"])
+        else:
+            fleet.end(("p", "b", 1, 1), Fate(exit_code=7))
+        fleet.end(("p", "a", 1, 1), Fate(exit_code=1))
+        await until(lambda: "b" in [stage for _, stage, _ in fleet.stops])
+        fleet.end(("p", "b", 1, 2), Fate(cause=FailureCause.CANCELLED, exit_code=143, words="stopped"))
+        said = await to_the_end(conductor)
+    assert ends(said) == {"a": FAILED, "b": FAILED, "": FAILED}
+    assert last(said, "b").message == "failed: worker 1 of 2: exit code 7"
+    assert last(said, "b").attempt == 1
+    assert "b: " in said[-1].error
+
+
+async def test_what_only_ended_because_it_was_cut_off_is_cancelled(fleet: Fleet) -> None:
+    """Its workers ended with an error as they were stopped: that is no failure of its own, also if one never ends."""
+    fleet.script = lambda key: Fate(exit_code=1, seconds=0.05) if key[1] == "a" else Fate(seconds=None)
+    async with process(fleet, MemoryStore()) as conductor:
+        said = await run(conductor, fast(StageSpec("a"), StageSpec("b", workers=2)))
+    assert ends(said) == {"a": FAILED, "b": CANCELLED, "": FAILED}

@@ -284,7 +284,6 @@ class Run:
         if verdict is Verdict.SUCCEEDED:
             self._end(stage_id, StageStatus.COMPLETED, f"completed: {counted(spec.workers, 'worker')} succeeded", now)
         elif verdict is Verdict.OVER:
-            state.failure = state.failure or attempt.failure(spec, state)
             self._attempt_over(stage_id, now)
         elif verdict is Verdict.FAILING:
             failure = attempt.failure(spec, state)
@@ -311,7 +310,8 @@ class Run:
             return
         words = f"workers did not end although they were asked {state.stops} times"
         before = f"{state.failure.words}; " if state.failure is not None else ""
-        state.failure = Failure(FailureCause.INTERNAL, before + words)
+        if before or self._cut(stage_id) is None:
+            state.failure = Failure(FailureCause.INTERNAL, before + words)
         self._attempt_over(stage_id, now, final=True)
 
     def _overdue(self, stage_id: str, now: float) -> None:
@@ -326,13 +326,14 @@ class Run:
         self._stop(stage_id, Failure(FailureCause.TIMEOUT, words))
 
     def _attempt_over(self, stage_id: str, now: float, *, final: bool = False) -> None:
-        """No worker of the attempt is left: cancelled, repeated, or failed."""
+        """No worker of the attempt is left: cancelled, repeated, or failed. What had failed before fail-fast cut it off has failed."""
         spec, state = self._specs[stage_id], self.state.stages[stage_id]
-        if (cut := self._cut(stage_id)) is not None:
+        cut = self._cut(stage_id)
+        if cut is not None and not (cut.after_failure and state.failure is not None):
             self._end(stage_id, StageStatus.CANCELLED, cut.words, now, cut.failure)
             return
-        failure = state.failure or Failure(FailureCause.CANCELLED, "its workers were stopped")
-        retry = None if final else attempt.repetition(spec, state, failure, self._patience.infrastructure, self._draw)
+        failure = state.failure or attempt.failure(spec, state) or Failure(FailureCause.CANCELLED, "its workers were stopped")
+        retry = None if final or cut is not None else attempt.repetition(spec, state, failure, self._patience.infrastructure, self._draw)
         if retry is None:
             self._failed(stage_id, failure, now)
             return
@@ -379,7 +380,7 @@ class Run:
             if state.phase in {Phase.WAITING, Phase.APPROVAL, Phase.DELAY}:
                 self._end(stage_id, StageStatus.CANCELLED, cancellation.words, now, cancellation.failure)
             elif state.phase in {Phase.STARTING, Phase.RUNNING}:
-                self._stop(stage_id, None)
+                self._stop(stage_id, attempt.failure(self._specs[stage_id], state) if cancellation.after_failure else None)
 
     def _finish(self, now: float) -> None:
         self.state.ended_at = now
