@@ -82,7 +82,7 @@ def test_no_column_is_lost_on_a_small_terminal(width: int) -> None:
     for stage in run.stages.values():
         stage.attempt, stage.worker_count, stage.ended = 12, 100, 1000.0 + 3599
     lines = drawn(run, width, 24)
-    assert re.search(r"^ +stage +state +try +done +time", lines[0]), lines[0]
+    assert re.search(r"^ +stage +state +try +done +time +last line", lines[0]), lines[0]
     assert [line[:2] for line in lines[1:9]] == ["✔ "] * 4 + ["· "] * 4
     assert all(" 0/100" in line or "100/100" in line for line in lines[1:9]), lines
 

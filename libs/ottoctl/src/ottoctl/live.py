@@ -25,7 +25,7 @@ IGNORED = ("!", "yellow")
 """Of a stage that failed, which counts as completed."""
 CLEAR = "\x1b[H\x1b[J"
 """To the top, and everything below is gone. Erasing the whole screen would move it to what can be scrolled back to, in many terminals."""
-OTHER_CELLS = 40
+OTHER_CELLS = 44
 """Columns that symbol, state, attempt, workers and time take, and a last line at the least."""
 DETAILS_CELLS = 66
 """Columns of a terminal from which on states and last lines are shown; below it names and times are."""
