@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,7 @@ def test_a_graph_is_accepted_exactly_when_it_is_one(shape: list[tuple[str, list[
             assert ((f"stages[{number}].depends_on[{place}]", name) in named) == (need == name or need not in known)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
 @given(right_requests(), st.data())
 def test_every_mistake_is_named_at_once(request: PipelineRequest, data: st.DataObject) -> None:

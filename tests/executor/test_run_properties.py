@@ -4,6 +4,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -196,6 +197,7 @@ class World:
         self.run.synced(set(self.workers), self.watch, self.now)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(definitions(), st.data())
 def test_every_run_ends_right(definition: Definition, data: st.DataObject) -> None:

@@ -82,6 +82,7 @@ def test_no_accepted_pipeline_is_refused_later(pipeline_id: str, stage_id: str, 
         assert refused_by_the_scaler(understood.definition, stage) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(right_requests())
 def test_no_stage_of_a_whole_request_is_refused_later(whole: PipelineRequest) -> None:

@@ -128,6 +128,7 @@ async def test_what_is_exported(tmp_path: Path) -> None:
         assert collector.services == {"trial"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["nobody listens", "accepts and never answers"])
 async def test_a_dead_endpoint_costs_three_seconds_at_most(tmp_path: Path, how: str) -> None:
     """A collector that is gone or hangs disturbs no call, and the stop ends with code 0 and a warning."""
@@ -148,6 +149,7 @@ async def test_a_dead_endpoint_costs_three_seconds_at_most(tmp_path: Path, how: 
             assert all(name.startswith("runtime.") for name in process.names), "the SDK logs for itself"
 
 
+@pytest.mark.slow
 async def test_a_collector_that_comes_late_is_told_once(tmp_path: Path) -> None:
     """While the endpoint takes nothing there is one warning, not one per attempt; when it does, it gets everything."""
     with socket.socket() as holder:

@@ -26,7 +26,7 @@ from otto_scaler.worker import Identity, Worker, WorkerSpec, worker_name
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 
 PYTHON = sys.executable
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 45.0
 
 SpecMaker = Callable[..., WorkerSpec]
 

@@ -60,9 +60,14 @@ class Standalone:
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
 
-    def _logged_address(self) -> str:
+    @property
+    def metrics(self) -> str:
+        """Where its /metrics are, if OTTO_METRICS_LISTEN was not left off."""
+        return self._logged_address("runtime.metrics_serving")
+
+    def _logged_address(self, event: str = "runtime.serving") -> str:
         for line in self.log.read_text().splitlines():
-            if line.startswith("{") and json.loads(line).get("event") == "runtime.serving":
+            if line.startswith("{") and json.loads(line).get("event") == event:
                 return str(json.loads(line)["address"])
         return ""
 

@@ -28,8 +28,10 @@ from .conftest import Standalone, serving
 
 PIPELINES = sorted((Path(__file__).parent / "pipelines").glob("*.yaml"))
 SEEDS = range(9)
-KILLS = 6
-"""Per seed: 54 in all."""
+KILLS = 8
+"""Per seed; those that came when everything had ended already don't count."""
+MOMENTS = 6
+"""Kills per seed that have to hit something that runs: 54 in all."""
 LINES = 12
 FINAL = {StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED}
 AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED}
@@ -214,28 +216,21 @@ def check(requests: list[PipelineRequest], accounts: dict[str, Account], marks: 
             if entry.kind == BuildLogKind.BUILD_LOG_KIND_LINE:
                 lines.setdefault((entry.stage_id, entry.attempt, entry.entry.worker_id), []).append(entry.entry.message)
         counts = {stage.stage_id: stage.worker_count or 1 for stage in request.stages}
-        workers = 0
-        for stage_id, (_, attempts) in account.outcome().items():
-            for attempt in range(1, attempts + 1) if stage_id else ():
-                workers += counts[stage_id]
-                expected |= {f"{request.pipeline_id}|{stage_id}|{attempt}|{index + 1}" for index in range(counts[stage_id])}
-        # a worker that is stopped because another one of its attempt failed may end before its last line
         full = [f"line {number}" for number in range(1, LINES + 1)]
-        assert all(found == full[: len(found)] for found in lines.values())
-        assert len(lines) <= workers
-        for (stage_id, attempt, worker), found in lines.items():
-            if counts[stage_id] == 1:
-                assert found == full, (request.pipeline_id, stage_id, attempt, worker, found)
-    missing = expected - set(started)
+        ignored = {stage.stage_id for stage in request.stages if stage.ignore_errors}
+        for stage_id, (status, attempts) in account.outcome().items():
+            for attempt in range(1, attempts + 1) if stage_id else ():
+                count = counts[stage_id]
+                found = [said for (stage, number, _), said in lines.items() if (stage, number) == (stage_id, attempt)]
+                marks_of = {f"{request.pipeline_id}|{stage_id}|{attempt}|{index + 1}" for index in range(count)}
+                expected |= marks_of
+                # A worker that is stopped because another one of its attempt failed may end before its last line, or its first.
+                if count == 1 or (attempt == attempts and status == "STAGE_COMPLETED" and stage_id not in ignored):
+                    assert found == [full] * count, (request.pipeline_id, stage_id, attempt, found)
+                    assert marks_of <= set(started), (marks_of, started)
+                assert all(said == full[: len(said)] for said in found)
+                assert len(found) <= count
     assert set(started) <= expected, set(started) - expected
-    alone = {mark for mark in missing if not any(mark.startswith(f"{r.pipeline_id}|") and _many(r, mark) for r in requests)}
-    assert not alone
-
-
-def _many(request: PipelineRequest, mark: str) -> bool:
-    """Whether the mark is of a stage of several workers: one of them may have been stopped before its first command."""
-    stage_id = mark.split("|")[1]
-    return any(stage.stage_id == stage_id and stage.worker_count > 1 for stage in request.stages)
 
 
 def requests_for(seed: int, marks: Path) -> list[PipelineRequest]:
@@ -250,7 +245,7 @@ def requests_for(seed: int, marks: Path) -> list[PipelineRequest]:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_nobody_notices_but_the_log(tmp_path: Path, seed: int) -> None:
-    """Killed with SIGKILL at six seeded moments, everything ends as it does without a kill, nothing ran twice, no line is missing."""
+    """Killed with SIGKILL at seeded moments, everything ends as it does without a kill, nothing ran twice, no line is missing."""
     outcomes = []
     for name, kills in (("calm", 0), ("killed", KILLS)):
         marks = tmp_path / f"{name}-marks"
@@ -262,10 +257,13 @@ async def test_nobody_notices_but_the_log(tmp_path: Path, seed: int) -> None:
             running = asyncio.create_task(everything(world, requests), name="everything")
             approving = asyncio.create_task(approve_when_asked(world), name="approve")
             try:
+                hit = 0
                 for _ in range(kills):
-                    await asyncio.sleep(draw.uniform(0.02, 1.2))
+                    await asyncio.sleep(draw.uniform(0.02, 0.8))
+                    hit += not running.done()
                     await world.kill_and_start()
                 accounts = await running
+                assert hit >= min(kills, MOMENTS)
             finally:
                 for task in (running, approving):
                     task.cancel()

@@ -15,6 +15,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
 from .conftest import Standalone
 
+pytestmark = pytest.mark.slow
+
 LINES = 2000
 
 

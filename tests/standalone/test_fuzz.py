@@ -22,6 +22,8 @@ from ottoscaler.v1.worker_pb2 import WorkerSpec
 from .conftest import Standalone, end_workers
 from .fuzzing import Case, Maker, documented_statuses, leak, methods
 
+pytestmark = pytest.mark.slow
+
 SEED = 4
 CHANNELS, CLIENTS = 4, 48
 ANSWER_SECONDS = 60.0

@@ -5,7 +5,11 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from .conftest import Standalone
+
+pytestmark = pytest.mark.slow
 
 GRPCURL = Path(sys.executable).parent / "grpcurl"
 STAGES = '[{"stage_id": "s", "command": ["echo", "said"]}]'

@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Standalone, end_workers, ottoctl
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "- {name: long, commands: 'trap \"echo gone > %s; exit 1\" TERM; echo begun; for i in $(seq 3000); do sleep 0.1; done'}"
 
@@ -49,7 +51,6 @@ async def test_ctrl_c_leaves_a_run_or_cancels_it(standalone: Standalone, tmp_pat
         assert (tmp_path / "gone").exists()
 
 
-@pytest.mark.slow
 async def test_ctrl_c_in_make_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """Ctrl-C, to the whole group as a terminal sends it, ends the workers, the run and the service that was started for them."""
     (tmp_path / "long.yaml").write_text(LONG % (tmp_path / "gone"))

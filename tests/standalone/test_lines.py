@@ -21,6 +21,8 @@ from ottoscaler.v1.worker_pb2 import WorkerSpec
 
 from .conftest import Standalone
 
+pytestmark = pytest.mark.slow
+
 WAIT_SECONDS = 120.0
 RECORD = 16 * 1024
 """Bytes after which the process backend, as container runtimes do, goes on in another record of its log."""
@@ -105,7 +107,6 @@ def alike(got: list[str], expected: list[str]) -> str:
     return "" if len(got) == len(expected) else f"{len(got)} lines instead of {len(expected)}"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_byte_arrives(standalone: Standalone, tmp_path: Path) -> None:
     """Lines of nothing to 10 MiB, with or without an end, of any bytes: each is read as it was written, at once and again."""
@@ -159,7 +160,6 @@ for step in range(300):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_flood_of_lines_loses_none_and_costs_no_memory(standalone: Standalone) -> None:
     """100,000 lines a second offered for three seconds: all arrive, in order, at a reader that follows, while the service stays as it was.

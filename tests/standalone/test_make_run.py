@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Standalone, end_workers
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SERVES = "is serving on"
@@ -98,7 +100,6 @@ async def test_when_it_cannot_start_its_log_is_shown(tmp_path: Path) -> None:
     assert "OTTO_STANDALONE_STATE_DIR" in errors
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("script", "expected"), [("true", 0), ("exit 3", 1)], ids=["completes", "fails"])
 async def test_make_run_runs_what_is_committed(tmp_path: Path, script: str, expected: int) -> None:
     """A repository with the same script and a small pipeline: it is checked out at HEAD, without what is not committed, and told of the

@@ -12,6 +12,8 @@ import yaml
 
 from .conftest import Standalone, ottoctl
 
+pytestmark = pytest.mark.slow
+
 FAILING = """
 - {name: fine, commands: "echo all well"}
 - name: broken

@@ -20,6 +20,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
 from .conftest import Standalone, ottoctl, serving
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = """
 - {name: build, commands: "cat source.txt > built.txt; echo built once"}
 - {name: test, dependencies: [build], commands: "cat source.txt built.txt; test -e %s"}
@@ -38,7 +40,6 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 async def test_failed_only_goes_on_with_the_files_that_kept_stages_left(standalone: Standalone, tmp_path: Path, repository: Path) -> None:
     """Checkout and build don't run again, test and deploy find what they left; whole, everything runs; the logs hold what ran only."""
     repaired = tmp_path / "repaired"
@@ -74,7 +75,6 @@ async def test_failed_only_goes_on_with_the_files_that_kept_stages_left(standalo
     assert "build | built once" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, 0.01, 0.1, 0.6])
 async def test_a_rerun_that_is_killed_at_its_beginning(standalone: Standalone, tmp_path: Path, moment: float) -> None:
     """Killed with -9 around its beginning: repeated with the same id it is there once, runs what failed once, and keeps the rest."""
@@ -118,7 +118,6 @@ async def crowded(tmp_path: Path) -> AsyncIterator[Standalone]:
         yield instance
 
 
-@pytest.mark.slow
 async def test_what_waits_for_room_is_shown(crowded: Standalone, tmp_path: Path) -> None:
     """Under a cap of one a stage says that it waits, status shows its worker's place, and it runs when there is room."""
     flag = tmp_path / "flag"

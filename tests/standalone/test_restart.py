@@ -16,6 +16,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
 from .conftest import Standalone
 
+pytestmark = pytest.mark.slow
+
 
 def stages(marks: Path) -> list[PipelineStage]:
     """Three stages in a row and one beside them; each worker notes each of its starts in a file outside the state directory."""

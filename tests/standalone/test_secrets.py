@@ -22,6 +22,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 from .conftest import Standalone, ottoctl, serving
 from .test_push import until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "s3cr3t/tök&n with spaces"
 KEY = "-----BEGIN KEY-----\nMIIabcdefghijklmnop0123456789\nQRSTUVWXYZabcdefghij98765432\n-----END KEY-----"
 LONG = "long" + "0123456789abcdef!" * 300

@@ -8,6 +8,8 @@ import yaml
 
 from .conftest import Standalone, ottoctl
 
+pytestmark = pytest.mark.slow
+
 PIPELINES = sorted((Path(__file__).parent / "pipelines").glob("*.yaml"))
 SCRIPT = 'echo "$OTTO_STAGE_ID worker $OTTO_WORKER_INDEX of $OTTO_WORKER_COUNT"'
 

@@ -20,6 +20,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
 from .conftest import Standalone, end_workers
 
+pytestmark = pytest.mark.slow
+
 WAIT_SECONDS = 40.0
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
@@ -89,7 +91,6 @@ async def watched(channel: grpc.aio.Channel, pipeline_id: str) -> list[PipelineP
         return [m async for m in PipelineServiceStub(channel).WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id))]
 
 
-@pytest.mark.slow
 async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     """It says which address is taken and by which setting another one is chosen; the state is not touched."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -100,7 +101,6 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.slow
 async def test_a_directory_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     """On a file system that is read-only it says which directory and what to do."""
     with mounted(tmp_path / "ro", "size=1m,ro") as directory:
@@ -109,7 +109,6 @@ async def test_a_directory_that_can_not_be_written_is_named(tmp_path: Path) -> N
     assert "OTTO_STANDALONE_STATE_DIR" in said
 
 
-@pytest.mark.slow
 async def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     """Where there is no room for the state it says so and ends, and starts once there is room."""
     with mounted(tmp_path / "full", "size=8m") as directory:
@@ -150,7 +149,6 @@ def fill(directory: Path) -> None:
                 continue
 
 
-@pytest.mark.slow
 async def test_a_disk_that_gets_full_holds_up_but_loses_nothing(tmp_path: Path, instances: list[Standalone]) -> None:
     """The service lives on, new pipelines are refused in words, and what ran ends as it would have once there is room."""
     with mounted(tmp_path / "disk", "size=24m") as directory:
@@ -185,7 +183,6 @@ async def damaged(state: Path, instances: list[Standalone]) -> Path:
     return state / "runs.sqlite"
 
 
-@pytest.mark.slow
 async def test_a_damaged_file_of_runs_costs_its_runs_only(tmp_path: Path, instances: list[Standalone]) -> None:
     """It starts, says in its log what became of the file, keeps all of it, and runs new pipelines, also under the old ids."""
     runs = await damaged(tmp_path / "state", instances)
@@ -202,7 +199,6 @@ async def test_a_damaged_file_of_runs_costs_its_runs_only(tmp_path: Path, instan
         assert (await watched(channel, "new"))[-1].status == StageStatus.STAGE_COMPLETED
 
 
-@pytest.mark.slow
 async def test_a_newer_file_of_runs_is_refused(tmp_path: Path, instances: list[Standalone]) -> None:
     """It says that a newer version wrote it and what to do, and leaves it as it is."""
     runs = await damaged(tmp_path / "state", instances)
@@ -216,7 +212,6 @@ async def test_a_newer_file_of_runs_is_refused(tmp_path: Path, instances: list[S
     assert runs.read_bytes() == before
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not here (Debian, Ubuntu: apt-get install libfaketime)")
 @pytest.mark.parametrize("step", ["+1d", "-1d", "+1h", "-1h"])
 async def test_a_clock_that_jumps_changes_no_outcome(tmp_path: Path, instances: list[Standalone], step: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import grpc.aio
+import pytest
 
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
@@ -11,6 +12,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 from ottoscaler.v1.worker_pb2 import FAILURE_CAUSE_REJECTED
 
 from .conftest import Standalone
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = 'echo begun >> "$MARKS"; while ! test -e "$MARKS.go"; do sleep 0.05; done; echo ended >> "$MARKS"'
 

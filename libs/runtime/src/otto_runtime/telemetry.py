@@ -4,6 +4,7 @@ The OpenTelemetry SDK is imported in `otlp` only, and that only when an OTLP end
 no-ops, but a caller's trace context is still passed on.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ RPC_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )
 RPC_OPEN = Gauge("otto_rpc_server_open", "Calls that run now.", ("method",))
+TASKS = Gauge("otto_asyncio_tasks", "Tasks of the event loop; they come and go with what runs, and do not grow with what has ended.")
 MESSAGES_SENT = Counter("otto_rpc_server_messages_sent_total", "Messages sent on streams.", ("method",))
 
 
@@ -54,6 +56,8 @@ async def telemetry(settings: RuntimeSettings, service: str) -> AsyncIterator[No
 
     Raises MetricsPortTaken. Flushing happens in a thread, so that an endpoint that does not answer holds up nothing but the end itself.
     """
+    loop = asyncio.get_running_loop()
+    TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
     with _metrics(settings.metrics_listen):
         if not settings.otlp_endpoint:
             yield
