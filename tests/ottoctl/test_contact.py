@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from ottoctl import exit_codes
+from ottoctl.client import made_id
 from ottoctl.contact import Contact
 from ottoctl.words import ServiceError, in_words
 
@@ -111,3 +112,14 @@ async def test_a_service_that_can_t_do_it_now_is_believed_at_once() -> None:
         async for _ in Contact("there:1", told.append, 60).lasting(lambda: Refusing(ends, None), lambda _: True):
             pass
     assert told == []
+
+
+@pytest.mark.parametrize("old", ["p", "p.rerun-0123abcd", "long-" * 50, "긴" * 84, ".rerun-x"])
+def test_the_id_of_a_rerun_is_a_new_one_and_no_longer_than_it_may_be(old: str) -> None:
+    """It begins as the old one, for the tenth time too, and what had room before has room again."""
+    made = {made_id(old) for _ in range(10)}
+    assert len(made) == 10
+    for new in made:
+        assert len(new.encode()) <= max(64, len(old.encode()))
+        assert new.count(".rerun-") == 1 or old.startswith(".rerun-")
+        assert len(made_id(new)) == len(new)

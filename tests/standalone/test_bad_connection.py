@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
-from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, ListPipelinesRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage
 
@@ -209,6 +209,41 @@ async def test_an_older_run_of_the_same_id_is_not_taken_for_ours(standalone: Sta
         assert await ended(run) == 5, run.told
     assert any("exists already" in line for line in run.told), run.told
     assert not any("theirs" in line for line in run.out), run.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [(), ("--id", "again")], ids=["an id is made", "an id is given"])
+async def test_a_rerun_whose_answer_is_lost_is_started_once(
+    standalone: Standalone, bad: Proxy, tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    """Asked again ottoctl asks for the same run: it finds it there, shows it to its end, and nothing ran twice."""
+    marks = tmp_path / "marks"
+    (tmp_path / "once.yaml").write_text(f"- {{name: once, commands: 'echo ran >> {marks}'}}")
+    code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "once.yaml"), "--id", "o")
+    assert code == 0, output
+    bad.answering.clear()
+    async with running(bad.address, "pipeline", "rerun", "o", *named) as rerun:
+        await lose_the_answer(bad)
+        assert await ended(rerun) == 0, rerun.told
+    async with standalone.channel() as channel:
+        listed = await PipelineServiceStub(channel).ListPipelines(ListPipelinesRequest())
+    assert [run.rerun_of for run in listed.pipelines] == ["o", ""]
+    assert marks.read_text() == "ran\nran\n"
+
+
+@pytest.mark.slow
+async def test_another_run_of_the_id_is_not_taken_for_the_rerun(standalone: Standalone, bad: Proxy, tmp_path: Path) -> None:
+    """A lost answer and an id that somebody used before: the error says so, and nothing is shown of theirs."""
+    (tmp_path / "once.yaml").write_text("- {name: once, commands: 'true'}")
+    for name in ("o", "taken"):
+        code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "once.yaml"), "--id", name)
+        assert code == 0, output
+    bad.answering.clear()
+    async with running(bad.address, "pipeline", "rerun", "o", "--id", "taken") as rerun:
+        await lose_the_answer(bad)
+        assert await ended(rerun) == 5, rerun.told
+    assert any("ALREADY_EXISTS" in line for line in rerun.told), rerun.told
+    assert rerun.out == []
 
 
 @pytest.mark.slow

@@ -10,14 +10,14 @@ import grpc
 import grpc.aio
 
 from ottoctl.contact import PATIENCE_SECONDS, Contact
-from ottoctl.words import in_words
+from ottoctl.words import in_words, never_sent, said_by_service
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogBatch, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import TailLogsRequest
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
 from ottoscaler.v1.ottoscaler_service_pb2 import WatchWorkersRequest, WorkerEvent
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
-from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, WatchPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, RerunPipelineRequest, WatchPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import StageStatus
 from ottoscaler.v1.worker_pb2 import WorkerPodStatus
@@ -31,6 +31,8 @@ STOPPING_SECONDS = 0.3
 """After how long a stream that ended well is asked for more: a service that is stopping no longer answers then."""
 SUBMISSION = "ottoctl.submission"
 """The key of a run's metadata that tells whether a run is what this ottoctl asked for, when the answer was lost."""
+RERUN_MARK = ".rerun-"
+SHORT_ID_BYTES = 64
 FINAL = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED})
 T = TypeVar("T")
 
@@ -81,6 +83,33 @@ class Client:
         async for message in self.contact.lasting(attach, final, settle=settle):
             seen, stored = message.sequence, True
             yield message
+
+    async def rerun(self, request: RerunPipelineRequest) -> str:
+        """Runs an ended pipeline again, asked again after breaks, never twice; returns the new run's id. Raises ServiceError.
+
+        Without an id the request gets one here: one that the service makes would be another one each time it is asked.
+        """
+        named = RerunPipelineRequest()
+        named.CopyFrom(request)
+        named.new_pipeline_id = request.new_pipeline_id or made_id(request.pipeline_id)
+        tries = 0
+
+        async def ask() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await self.pipelines.RerunPipeline(named, timeout=UNARY_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if tries == 1 and (never_sent(error) or said_by_service(error)):
+                    raise in_words(error, self.address) from None
+                if tries == 1 or error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+                found = await self.pipelines.GetPipeline(GetPipelineRequest(pipeline_id=named.new_pipeline_id), timeout=UNARY_SECONDS)
+                if found.summary.rerun_of != named.pipeline_id:
+                    raise in_words(error, self.address) from None
+
+        await self.contact.ask(ask)
+        return named.new_pipeline_id
 
     async def watch(self, pipeline_id: str, after: int = 0) -> AsyncGenerator[PipelineProgress]:
         """Yields a run's progress after a sequence to its final message, across breaks. Raises ServiceError."""
@@ -182,6 +211,14 @@ class _Merged:
 
 def _never(_: object) -> bool:
     return False
+
+
+def made_id(pipeline_id: str) -> str:
+    """An id for a run that repeats this one; where that is long already no longer, as limits may leave room for no more."""
+    tail = RERUN_MARK + secrets.token_hex(4)
+    stem = pipeline_id.rpartition(RERUN_MARK)[0] or pipeline_id
+    most = max(SHORT_ID_BYTES, len(pipeline_id.encode()))
+    return stem.encode()[: most - len(tail)].decode(errors="ignore") + tail
 
 
 def final(message: PipelineProgress) -> bool:

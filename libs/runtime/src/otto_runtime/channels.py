@@ -1,8 +1,9 @@
 """Client channels to other services: retries by service config, so gRPC's core does them, and a deadline for every unary call.
 
-Every unary method of ours is idempotent by contract, so UNAVAILABLE is retried by the channel. Streams have no deadline; keepalive finds
-dead peers. Deadlines are not in the service config: the core counts those from the time of day as it was when the process began, so after
-the machine's clock is set back every call would be DEADLINE_EXCEEDED at once (measured with grpcio 1.85; forward, later by as much).
+Every unary method that our services call is idempotent by contract, so UNAVAILABLE is retried by the channel. (RerunPipeline without an id
+for the new run is not, and no service calls it.) Streams have no deadline; keepalive finds dead peers. Deadlines are not in the service
+config: the core counts those from the time of day as it was when the process began, so after the machine's clock is set back every call
+would be DEADLINE_EXCEEDED at once (measured with grpcio 1.85; forward, later by as much).
 """
 
 import json

@@ -39,7 +39,7 @@ def rerun(
 async def _rerun(client: "Client", request: "RerunPipelineRequest", output: Output, *, detach: bool, logs: bool) -> int:
     from ottoctl.watching import show
 
-    new_id = (await client.call(client.pipelines.RerunPipeline(request, timeout=30))).pipeline_id
+    new_id = await client.rerun(request)
     if detach:
         left(new_id, output)
         return exit_codes.COMPLETED
