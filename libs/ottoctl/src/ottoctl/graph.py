@@ -69,11 +69,6 @@ class Graph:
             steps[depth[node.stage_id]].append(node)
         return steps
 
-    @property
-    def is_run(self) -> bool:
-        """Whether it shows how stages stand."""
-        return any(node.status is not None for node in self.nodes)
-
 
 def of_request(request: PipelineRequest, title: str) -> Graph:
     """The graph of a pipeline that has not run. The checkout that a repository brings is part of it, as it is of a run."""

@@ -44,8 +44,6 @@ from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 _SWEEP = 1.0
 """Seconds between looks for workers that have stopped sending."""
-_MARGIN = 60.0
-"""Seconds by which the channel's own deadline for notices is later than the one that counts."""
 
 
 @contextmanager
@@ -128,8 +126,8 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
         return
     outboxes, tally = Outboxes(directory, files), Tally()
     descriptor = otto_handler_log_service_pb2.DESCRIPTOR.services_by_name["OttoHandlerLogService"]
-    async with dial(address, [descriptor], settings.handler_timeout + _MARGIN) as channel:
-        client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id, settings.handler_timeout)
+    async with dial(address, [descriptor], settings.handler_timeout) as channel:
+        client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id)
         reach = Reach(address, lambda: sum(outbox.owed for outbox in outboxes.by_worker.values()))
         longest = settings.handler_longest_wait
         forwarder = Forwarder(

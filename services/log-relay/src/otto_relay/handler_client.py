@@ -63,10 +63,9 @@ class _Lines:
 class OttoHandler:
     """otto-handler behind a channel."""
 
-    def __init__(self, stub: "OttoHandlerLogServiceAsyncStub", relay_id: str, timeout: float) -> None:
-        """`timeout` in seconds for a notice; it is given with the call, because those of a service config were measured a second off."""
+    def __init__(self, stub: "OttoHandlerLogServiceAsyncStub", relay_id: str) -> None:
+        """The channel of `stub` gives notices their deadline."""
         self._stub = stub
-        self._timeout = timeout
         self._metadata = ((RELAY_ID, relay_id),)
 
     @asynccontextmanager
@@ -81,7 +80,7 @@ class OttoHandler:
     async def notify(self, outbox: Outbox, notice: Notice) -> tuple[Receipt, str]:
         """See Handler."""
         try:
-            ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=self._metadata, timeout=self._timeout)
+            ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             words = f"{error.code().name}: {error.details()}"
             if error.code() in _NEVER:

@@ -1,10 +1,6 @@
-"""Doubles of what the relay stands between: a source in memory; a scaler, an executor and an otto-handler that do what a test tells them.
-
-`MemorySource` passes the same contract tests as the real source. Imported by tests only.
-"""
+"""Doubles of what the relay stands between, a scaler, an executor and an otto-handler, which do what a test tells them. For tests only."""
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +9,6 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from otto_relay.errors import SourceError, SourceLostError
-from otto_relay.sources.protocol import Ending, Line, Split
 from otto_relay.wire import rfc3339
 from ottoscaler.v1 import pipeline_pb2, pipeline_service_pb2, stage_pb2
 from ottoscaler.v1.otto_handler_log_service_pb2 import LogForwardResponse, WorkerLogEntry, WorkerStatusAck, WorkerStatusNotification
@@ -33,93 +27,6 @@ from ottoscaler.v1.ottoscaler_service_pb2 import (
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer, add_OttoscalerServiceServicer_to_server
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
 from ottoscaler.v1.worker_pb2 import WorkerPodStatus
-
-_PLACE = struct.Struct("<QQ")
-
-
-class MemorySource:
-    """A LogSource whose logs are lists; a position is how many lines, and how many bytes of the next one, have been given."""
-
-    def __init__(self) -> None:
-        self._logs: dict[str, list[tuple[int, bool, bytes]]] = {}
-        self._values: dict[str, Sequence[str] | None] = {}
-        self._wakes: dict[str, set[asyncio.Event]] = {}
-
-    def write(self, worker_id: str, text: bytes, *, time: int = 1_000_000_000, stderr: bool = False) -> None:
-        """The worker writes a line."""
-        self._logs.setdefault(worker_id, []).append((time, stderr, text))
-        for wake in self._wakes.get(worker_id, ()):
-            wake.set()
-
-    def begin(self, worker_id: str) -> None:
-        """The worker has a log, with nothing in it yet."""
-        self._logs.setdefault(worker_id, [])
-
-    def set_secrets(self, worker_id: str, values: Sequence[str] | None) -> None:
-        """The values to mask; None: they can't be read."""
-        self._values[worker_id] = values
-
-    def lose(self, worker_id: str) -> None:
-        """The log is deleted."""
-        self._logs.pop(worker_id, None)
-        for wake in self._wakes.get(worker_id, ()):
-            wake.set()
-
-    async def available(self, worker_id: str, ended: Ending) -> bool:
-        """See LogSource."""
-        wake = asyncio.Event()
-        unsubscribe = ended.subscribe(wake.set)
-        self._wakes.setdefault(worker_id, set()).add(wake)
-        try:
-            while True:
-                over = ended.is_set()
-                if worker_id in self._logs:
-                    return True
-                if over:
-                    return False
-                await wake.wait()
-                wake.clear()
-        finally:
-            unsubscribe()
-            self._wakes[worker_id].discard(wake)
-
-    async def secrets(self, worker_id: str) -> Sequence[str]:
-        """See LogSource."""
-        values = self._values.get(worker_id, ())
-        if values is None:
-            raise SourceError("the values can't be read")
-        return values
-
-    async def lines(self, worker_id: str, position: bytes, ended: Ending, split: Split) -> AsyncIterator[list[Line]]:
-        """See LogSource."""
-        index, used = _PLACE.unpack(position) if position else (0, 0)
-        if worker_id not in self._logs or len(self._logs[worker_id]) < index:
-            raise SourceLostError(f"the log of {worker_id} is gone")
-        wake = asyncio.Event()
-        unsubscribe = ended.subscribe(wake.set)
-        self._wakes.setdefault(worker_id, set()).add(wake)
-        try:
-            while True:
-                over = ended.is_set()
-                wake.clear()
-                found: list[Line] = []
-                stored = self._logs.get(worker_id, [])
-                while index < len(stored):
-                    time, stderr, text = stored[index]
-                    count = split(text[used:], True)
-                    rest = text[used + count :]
-                    place = _PLACE.pack(index, used + count) if rest else _PLACE.pack(index + 1, 0)
-                    found.append(Line(time, stderr, text[used : used + count], place))
-                    index, used = (index, used + count) if rest else (index + 1, 0)
-                if found:
-                    yield found
-                elif over:
-                    return
-                else:
-                    await wake.wait()
-        finally:
-            unsubscribe()
-            self._wakes[worker_id].discard(wake)
 
 
 class LogFile:
