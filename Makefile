@@ -12,7 +12,7 @@ NAMES := otto-executor otto-options otto-relay otto-runtime otto-scaler otto-sta
 # What the wire contract may not break with respect to: the last release, before the first one the first commit.
 BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null | tail -n 1)
 WORKERS ?= 2
-RUNS ?= 3
+RUNS ?= 5
 SIZE ?= 1
 JSON ?= .bench/latest.json
 
@@ -89,7 +89,7 @@ test-long: setup node ## The long tests: seeded crashes, thousands of pipelines,
 
 check: lint types verify ## What CI checks before the tests
 
-bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=3 times; SIZE=0.1 for a quick look; ONLY=status,chain for some)
+bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=5 times; SIZE=0.1 for a quick look; ONLY=status,chain for some)
 	PYTHONPATH=tests python -m bench run --runs $(RUNS) --size $(SIZE) --json $(JSON) $(if $(ONLY),--only $(ONLY))
 
 # The two results stand where make expects goals: they become goals that do nothing.

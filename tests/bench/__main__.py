@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import calls, lines, memory, pipelines
+from . import calls, endings, lines, memory, pipelines
 from .compare import changes
 from .figures import FIGURES, Results, middle, written
 from .machine import description
@@ -22,6 +22,7 @@ MEASURES: dict[str, Callable[[Service, float], Awaitable[dict[str, float]]]] = {
     "status": calls.status,
     "chain": pipelines.chain,
     "pipelines": pipelines.rate,
+    "endings": endings.endings,
     "latency": lines.latency,
     "throughput": lines.throughput,
     "memory": memory.footprint,
@@ -73,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description="Measures a standalone service, or compares two results.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure")
-    run.add_argument("--runs", type=int, default=3, help="how often everything is measured (3)")
+    run.add_argument("--runs", type=int, default=5, help="how often everything is measured (5)")
     run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.1 for a quick look (1)")
     run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
     run.add_argument("--json", type=Path, help="where the values go")
@@ -89,6 +90,11 @@ def main() -> int:
             console.print(compared(old, new))
         except (OSError, ValueError, KeyError) as error:
             parser.error(f"not a result of `bench run --json`: {error}")
+        for key in ("cpu", "cores", "memory_gib"):
+            if old["machine"].get(key) != new["machine"].get(key):
+                console.print(f"Not the same machine ({key}): {old['machine'].get(key)} and {new['machine'].get(key)}")
+        if old.get("size") != new.get("size"):
+            console.print(f"Not the same size: {old.get('size')} and {new.get('size')}")
         for words, result in (("old", old), ("new", new)):
             console.print(f"{words}: {', '.join(f'{key} {value}' for key, value in result['machine'].items())}")
         return 0
@@ -104,6 +110,8 @@ def main() -> int:
         result = {"machine": machine, "runs": arguments.runs, "size": arguments.size, "values": values}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     console.print(table(values))
+    if "status" in names and "status.h2load" not in values:
+        console.print("not measured: h2load is not there (Debian's package nghttp2-client), or not all of its calls were answered")
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     missed = any(FIGURES[name].good(middle(found)) is False for name, found in values.items())
     return 1 if missed and arguments.strict else 0

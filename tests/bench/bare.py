@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc.aio
@@ -19,12 +20,9 @@ def lines(messages: Sequence[Any]) -> int:
     return sum(len(m.entries) if isinstance(m, LogBatch) else 1 for m in messages)
 
 
-async def rates(entries: Sequence[LogEntry], batches: Sequence[LogBatch]) -> tuple[float, float]:
-    """Lines per second of bare streams of these entries and these batches, to one reader in this process."""
-    return await _rate("single", entries), await _rate("batch", batches)
-
-
-async def _rate(kind: str, messages: Sequence[Any]) -> float:
+@asynccontextmanager
+async def streaming(kind: str, messages: Sequence[Any]) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """A bare server that has these messages; gives what streams all of them to one reader and says how many lines a second."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.bare", kind, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -38,15 +36,20 @@ async def _rate(kind: str, messages: Sequence[Any]) -> float:
         process.stdin.write_eof()
         port = int(await process.stdout.readline())
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]) as channel:
+            await channel.channel_ready()
             call = channel.unary_stream(METHOD, request_serializer=bytes, response_deserializer=KINDS[kind].FromString)
-            received = []
-            begun = time.perf_counter()
-            async for message in call(b""):
-                received.append(message)
-            seconds = time.perf_counter() - begun
-        if len(received) != len(messages):
-            raise RuntimeError(f"the bare stream gave {len(received)} of {len(messages)} messages")
-        return lines(received) / seconds
+
+            async def rate() -> float:
+                received = []
+                begun = time.perf_counter()
+                async for message in call(b""):
+                    received.append(message)
+                seconds = time.perf_counter() - begun
+                if len(received) != len(messages):
+                    raise RuntimeError(f"the bare stream gave {len(received)} of {len(messages)} messages")
+                return lines(received) / seconds
+
+            yield rate
     finally:
         process.terminate()
         await process.wait()

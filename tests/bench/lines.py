@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import AsyncIterable
+from statistics import median
 from typing import Any
 
 from ottoscaler.v1.log_pb2 import LogSelection, WorkerIdentifier
@@ -16,6 +17,8 @@ from . import bare
 from .figures import percentile
 from .service import Service
 
+PAIRS = 3
+"""Ours and the bare stream take turns so often, as what else the machine does changes within seconds."""
 STAMPS = "import sys, time\nfor _ in range(int(sys.argv[1])):\n print(time.time_ns(), flush=True)\n time.sleep(0.01)\n"
 FLOOD = (
     "import sys\nn = int(sys.argv[1])\n"
@@ -38,40 +41,48 @@ async def latency(service: Service, size: float) -> dict[str, float]:
 
 
 async def throughput(service: Service, size: float) -> dict[str, float]:
-    """Lines of 200 bytes, in, out, and both at once, each beside a bare stream of the same messages."""
+    """Lines of 200 bytes, in, out, and both at once, beside bare streams of the same messages: pairs in turns, medians of them."""
     count = round(100_000 * size / 500) * 500
     few = count // 4
     found: dict[str, float] = {}
     async with service.channel() as channel:
+        await channel.channel_ready()
         logs = LogStreamingServiceStub(channel)
-
-        begun = time.perf_counter()
         name = await _run(channel, "in", FLOOD, count)
-        async for _ in logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name, selection=LogSelection(keywords=["the end"]))):
-            pass
-        found["lines.in"] = count / (time.perf_counter() - begun)
-
         stored = WorkerIdentifier(worker_id=name, selection=LogSelection(no_follow=True))
+        found["lines.in"] = await _taken_in(logs, name, count)
         some = WorkerIdentifier(worker_id=name, selection=LogSelection(no_follow=True, tail_lines=few))
-        single, entries = await _counted(logs.StreamWorkerLogs(some))
-        batch, batches = await _counted(logs.TailLogs(TailLogsRequest(worker=stored)))
-        bare_single, bare_batch = await bare.rates(entries, batches)
-        found |= {
-            "lines.single": single,
-            "lines.single.bare": bare_single,
-            "lines.single.ratio": 100 * single / bare_single,
-            "lines.batch": batch,
-            "lines.batch.bare": bare_batch,
-            "lines.batch.ratio": 100 * batch / bare_batch,
-        }
 
-        name = await _run(channel, "live-single", FLOOD, few)
-        live, _ = await _counted(logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name)))
-        found |= {"lines.live.single": live, "lines.live.single.ratio": 100 * live / bare_single}
-        name = await _run(channel, "live-batch", FLOOD, count)
-        live, _ = await _counted(logs.TailLogs(TailLogsRequest(worker=WorkerIdentifier(worker_id=name))))
-        found |= {"lines.live.batch": live, "lines.live.batch.ratio": 100 * live / bare_batch}
+        async def replayed(kind: str) -> tuple[float, list[Any]]:
+            return await _counted(logs.StreamWorkerLogs(some) if kind == "single" else logs.TailLogs(TailLogsRequest(worker=stored)))
+
+        async def live(kind: str, number: int) -> float:
+            task = f"live-{kind}-{number}"
+            worker = WorkerIdentifier(worker_id=await _run(channel, task, FLOOD, few if kind == "single" else count))
+            call = logs.StreamWorkerLogs(worker) if kind == "single" else logs.TailLogs(TailLogsRequest(worker=worker))
+            return (await _counted(call, from_first=True))[0]
+
+        for kind in ("single", "batch"):
+            _, messages = await replayed(kind)
+            async with bare.streaming(kind, messages) as bare_rate:
+                rates = [((await replayed(kind))[0], await live(kind, number), await bare_rate()) for number in range(PAIRS)]
+            found |= {
+                f"lines.{kind}": median(out for out, _, _ in rates),
+                f"lines.{kind}.bare": median(floor for _, _, floor in rates),
+                f"lines.{kind}.ratio": median(100 * out / floor for out, _, floor in rates),
+                f"lines.live.{kind}": median(both for _, both, _ in rates),
+                f"lines.live.{kind}.ratio": median(100 * both / floor for _, both, floor in rates),
+            }
     return found
+
+
+async def _taken_in(logs: Any, name: str, count: int) -> float:
+    """Lines a second from the worker's first line to a reader who waits for the last and gets nothing in between."""
+    ends = LogSelection(keywords=["0000000000x", "the end"])
+    times = []
+    async for _ in logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name, selection=ends)):
+        times.append(time.perf_counter())
+    return count / (times[-1] - times[0])
 
 
 async def _run(channel: Any, task: str, script: str, count: int) -> str:
@@ -81,11 +92,13 @@ async def _run(channel: Any, task: str, script: str, count: int) -> str:
     return str(answer.worker_pod_names[0])
 
 
-async def _counted(stream: AsyncIterable[Any]) -> tuple[float, list[Any]]:
-    """Lines per second, from the call to its end, and the messages."""
-    messages = []
+async def _counted(stream: AsyncIterable[Any], *, from_first: bool = False) -> tuple[float, list[Any]]:
+    """Lines per second until the end, and the messages; from the call, or from the first message, as a worker has to start first."""
+    messages: list[Any] = []
     begun = time.perf_counter()
     async for message in stream:
+        if from_first and not messages:
+            begun = time.perf_counter()
         messages.append(message)
     seconds = time.perf_counter() - begun
     return bare.lines(messages) / seconds, messages

@@ -26,9 +26,10 @@ async def footprint(service: Service, size: float) -> dict[str, float]:
         rss = sum(memory(pid, "status", "VmRSS") for pid in supervisors) / len(supervisors)
         pss = sum(memory(pid, "smaps_rollup", "Pss") for pid in supervisors) / len(supervisors)
         await no_workers(service)
-        for batch in range(finished // 50):
-            await stub.ScaleUp(ScaleRequest(task_id=f"end-{batch}", worker_count=50, worker=WorkerSpec(command=["true"])))
-            await workers(service, "succeeded", (batch + 1) * 50)
+        for ended in range(0, finished, 50):
+            count = min(50, finished - ended)
+            await stub.ScaleUp(ScaleRequest(task_id=f"end-{ended}", worker_count=count, worker=WorkerSpec(command=["true"])))
+            await workers(service, "succeeded", ended + count)
     await asyncio.sleep(1.0)
     return {
         "memory.idle": idle,

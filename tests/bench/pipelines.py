@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from typing import Any
 
+from ottoscaler.v1.ottoscaler_service_pb2 import WatchWorkersRequest, WorkerEvent
+from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
@@ -16,28 +19,27 @@ AT_A_TIME = 16
 
 async def chain(service: Service, size: float) -> dict[str, float]:
     """A chain of stages of `true`: what lies between two stages, and beside it the bare processes."""
-    hops: list[float] = []
     totals: list[float] = []
     bare: list[float] = []
-    async with service.channel() as channel:
+    names = [f"chain-{number}" for number in range(max(1, round(5 * size)))]
+    watched = _Watched()
+    async with service.channel() as channel, service.channel() as other:
+        watching = asyncio.create_task(watched.watch(OttoscalerServiceStub(other)), name="watch workers")
+        await watched.synced.wait()
         stub = PipelineServiceStub(channel)
-        for number in range(max(1, round(5 * size))):
+        for name in names:
             stages = [PipelineStage(stage_id=f"s{n}", command=["true"], depends_on=[f"s{n - 1}"] if n else []) for n in range(STAGES)]
-            asked: dict[str, float] = {}
-            ended: dict[str, float] = {}
             begun = time.perf_counter()
-            async for message in stub.ExecutePipeline(PipelineRequest(pipeline_id=f"chain-{number}", stages=stages)):
-                now = time.perf_counter()
-                if message.status == StageStatus.STAGE_RUNNING:
-                    asked.setdefault(message.stage_id, now)
-                elif message.status == StageStatus.STAGE_COMPLETED:
-                    ended[message.stage_id] = now
+            async for _ in stub.ExecutePipeline(PipelineRequest(pipeline_id=name, stages=stages)):
+                pass
             totals.append((time.perf_counter() - begun) / STAGES)
-            hops += [asked[f"s{n}"] - ended[f"s{n - 1}"] for n in range(1, STAGES)]
             begun = time.perf_counter()
             for _ in range(STAGES):
                 await (await asyncio.create_subprocess_exec("true")).wait()
             bare.append((time.perf_counter() - begun) / STAGES)
+        watching.cancel()
+        await asyncio.wait([watching])
+    hops = [watched.asked[name, f"s{n}"] - watched.ended[name, f"s{n - 1}"] for name in names for n in range(1, STAGES)]
     stage, process = percentile(totals, 0.5), percentile(bare, 0.5)
     return {
         "hop.p50": percentile(hops, 0.5) * 1e3,
@@ -46,6 +48,25 @@ async def chain(service: Service, size: float) -> dict[str, float]:
         "chain.bare": process * 1e3,
         "chain.over_bare": (stage - process) * 1e3,
     }
+
+
+class _Watched:
+    """When workers were first heard of and when their ends were, by stage, as any watcher of the scaler sees it."""
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[str, str], float] = {}
+        self.ended: dict[tuple[str, str], float] = {}
+        self.synced = asyncio.Event()
+
+    async def watch(self, stub: Any) -> None:
+        async for event in stub.WatchWorkers(WatchWorkersRequest()):
+            now = time.perf_counter()
+            if event.type == WorkerEvent.TYPE_SYNCED:
+                self.synced.set()
+            place = event.worker.pipeline_id, event.worker.stage_id
+            self.asked.setdefault(place, now)
+            if event.worker.status in {"succeeded", "failed"}:
+                self.ended.setdefault(place, now)
 
 
 async def rate(service: Service, size: float) -> dict[str, float]:
