@@ -39,6 +39,9 @@ class Stream:
         await self._handler.open.wait()
         if entry.message in self._handler.poison:
             raise HandlerLostError("UNKNOWN: it threw")
+        if self._handler.retries:
+            self._handler.retries -= 1
+            return Reply(Outcome.AGAIN)
         self._handler.taken.append(entry)
         return Reply(Outcome.STORED)
 
@@ -53,6 +56,8 @@ class Handler:
         self.open.set()
         self.poison: set[str] = set()
         """Lines at which it ends the stream."""
+        self.retries = 0
+        """Answers that are still to be RETRY."""
         self.hated: set[str] = set()
         """Workers of which it can't bear a notice."""
         self.taken: list[Any] = []

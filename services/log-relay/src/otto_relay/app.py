@@ -128,7 +128,7 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
     descriptor = otto_handler_log_service_pb2.DESCRIPTOR.services_by_name["OttoHandlerLogService"]
     async with dial(address, [descriptor], settings.handler_timeout) as channel:
         client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id)
-        reach = Reach(address, lambda: sum(outbox.owed for outbox in outboxes.by_worker.values()))
+        reach = Reach(address, lambda: sum(outbox.owed for outbox in outboxes.all()))
         longest = settings.handler_longest_wait
         forwarder = Forwarder(
             outboxes, client, tally, reach, window=settings.handler_window, timeout=settings.handler_timeout, longest_wait=longest

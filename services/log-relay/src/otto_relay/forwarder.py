@@ -111,10 +111,10 @@ class Forwarder:
         self._flight.clear()
         self._tally.unanswered = 0
         self._allowed, self._good = 1, 0
-        for outbox in self._outboxes.by_worker.values():
+        for outbox in self._outboxes.all():
             outbox.sent = 0
             outbox.waiting = False
-            if outbox.owed:
+            if outbox.owed or outbox.unmeasured:
                 self.wake(outbox)
 
     async def _send(self, stream: LineStream) -> None:
@@ -153,9 +153,17 @@ class Forwarder:
         await stream.send(outbox, line.entry, line.sequence, line.dropped)
 
     def _has_more(self, outbox: Outbox) -> bool:
-        if outbox.waiting or outbox in self._held:
-            return False
-        return bool(outbox.position.again) or max(outbox.sent, outbox.position.answered) < outbox.newest
+        return outbox not in self._held and (outbox.unmeasured or self._due(outbox) is not None)
+
+    def _due(self, outbox: Outbox) -> tuple[int, int] | None:
+        """The first and the last of the sequences that may be sent next."""
+        if outbox.waiting or outbox.blocked:
+            return None
+        if outbox.position.again:
+            again = outbox.position.again[0]
+            return (again, again) if again <= outbox.newest or outbox.known is None else None
+        first = max(outbox.sent, outbox.position.answered) + 1
+        return (first, outbox.newest) if first <= outbox.newest else None
 
     async def _room(self) -> None:
         """Waits until one more line may be sent."""
@@ -166,15 +174,11 @@ class Forwarder:
 
     def _lines(self, outbox: Outbox) -> Iterator[_Line]:
         """The next lines of a worker, from about a chunk of bytes."""
-        if outbox.waiting:
-            return
-        again = outbox.position.again
-        if again:
-            yield from self._read(outbox, again[0], again[0])
-            return
-        first = max(outbox.sent, outbox.position.answered) + 1
-        if first <= outbox.newest:
-            yield from self._read(outbox, first, outbox.newest)
+        if outbox.unmeasured:
+            outbox.measure()
+        due = self._due(outbox)
+        if due is not None:
+            yield from self._read(outbox, *due)
 
     def _read(self, outbox: Outbox, first: int, last: int) -> Iterator[_Line]:
         known = outbox.known
@@ -182,7 +186,11 @@ class Forwarder:
             yield self._missing(outbox, first, last)
             return
         spool = known.spool
-        last = min(last, spool.last)
+        # A power cut may have taken some; those that are collected again are told of as new.
+        outbox.newest = min(outbox.newest, spool.last)
+        last = min(last, outbox.newest)
+        if first > last:
+            return
         cursor = outbox.place[1] if outbox.place is not None and outbox.place[0] is spool else None
         if cursor is None or cursor.next != first:
             cursor = Cursor(spool, first)
@@ -268,7 +276,11 @@ class Forwarder:
             self.wake(outbox)
         elif not outbox.owed:
             outbox.place = None
+            later = outbox.later
             self._outboxes.drop(outbox)
+            while later is not None:
+                self.wake(later)
+                later = later.later
 
     def _hold(self, outbox: Outbox, seconds: float) -> None:
         self._turns.pop(outbox, None)

@@ -24,7 +24,7 @@ class _Push:
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
         tally = self._tally
-        outboxes = list(self._outboxes.by_worker.values())
+        outboxes = list(self._outboxes.all())
         yield CounterMetricFamily("otto_relay_handler_pushed", "Lines that otto-handler has acknowledged.", tally.pushed)
         yield CounterMetricFamily("otto_relay_handler_dropped", "Lines that otto-handler did not want (DROP).", tally.dropped)
         yield CounterMetricFamily("otto_relay_handler_retried", "Answers of otto-handler that asked for a line again.", tally.retried)

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from otto_relay.notices import Notice, Sighting, due, vanished
 from otto_relay.positions import Position, unpack
 from otto_relay.spool import Cursor, Spool
 from otto_relay.wire import rfc3339
-from otto_relay.worker_log import Facts, WorkerLog
+from otto_relay.worker_log import PUSHED, Facts, WorkerLog
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,13 @@ _IDENTITY = ("worker_id", "task_id", "pipeline_id", "stage_id", "attempt")
 class Outbox:
     """One worker's."""
 
-    def __init__(self, facts: Facts, path: Path, files: Files) -> None:
-        """`path` has no suffix: two files are made from it."""
+    def __init__(self, facts: Facts, path: Path, files: Files, generation: int = 0) -> None:
+        """`path` has no suffix: two files are made from it. `generation` counts the workers of one name that are owed lines together."""
         self.facts = facts
+        self.generation = generation
+        self.earlier: Outbox | None = None
+        """Of the last worker of the same name, while that is owed lines: they come first."""
+        self.later: Outbox | None = None
         self.known: WorkerLog | None = None
         """Its lines, once it has any that are kept."""
         self.gone = False
@@ -42,6 +46,8 @@ class Outbox:
         """Those to be sent, the first one next."""
         self.newest = 0
         """Its last sequence as far as it is known here."""
+        self.unmeasured = False
+        """Its lines could not be read yet, so `newest` may be too low."""
         self.dropped = 0
         """Lines that were given up since this process began."""
         self.retries = 0
@@ -73,13 +79,30 @@ class Outbox:
         """How many lines are still to be sent."""
         return self.position.owed(self.newest)
 
+    @property
+    def blocked(self) -> bool:
+        """Whether lines of an earlier worker of the same name come first."""
+        earlier = self.earlier
+        return earlier is not None and (earlier.owed > 0 or earlier.blocked)
+
+    def measure(self) -> None:
+        """Looks which is the last line. Raises SpoolWriteError; then it is to be done again."""
+        known = self.known
+        if known is not None:
+            self.unmeasured = True
+            self.newest = known.facts.last if known.ended else known.spool.last
+            if known.facts.origin == PUSHED and self.position.answered > self.newest:
+                # A power cut took lines whose sequences others will get.
+                self.position = Position(self.newest, (number for number in self.position.again if number <= self.newest))
+        self.unmeasured = False
+
     def read(self) -> None:
         """Takes up what an earlier process wrote; blocks. Raises OSError or ValueError."""
         found: dict[str, Any] = json.loads(self._json.read_text("utf-8"))
         for name in _IDENTITY:
             setattr(self.facts, name, found[name])
         self.uid, self.told, self.number, self.newest = found["uid"], found["told"], found["number"], found["last"]
-        self.created_at = found["created_at"]
+        self.created_at, self.generation = found["created_at"], found.get("generation", 0)
         self.notices = [Notice(**notice) for notice in found["notices"]]
         try:
             position = unpack(self._at.read_bytes())
@@ -97,6 +120,7 @@ class Outbox:
             "told": self.told,
             "number": self.number,
             "created_at": self.created_at,
+            "generation": self.generation,
             "last": self.newest if self.gone or leaving else 0,
             "notices": [asdict(notice) for notice in self.notices],
         }
@@ -130,20 +154,20 @@ class Outbox:
             raise
         return True
 
-    def renew(self) -> None:
-        """A new worker of this name whose lines count from 1 again. Raises SpoolWriteError."""
-        self.position, self.newest, self.sent, self.place = Position(), 0, 0, None
-        self.retries = 0
-        self._files.forget(self._at)
-        with suppress(OSError):
-            self._at.unlink(missing_ok=True)
+    def create(self) -> None:
+        """Writes down a new one, which has nothing to do with a position that was left there. Raises SpoolWriteError."""
+        try:
+            self._files.delete(self._at)
+        except OSError as error:
+            raise SpoolWriteError(f"{self._at}: {error.strerror}") from error
         self.save()
 
     def delete(self) -> None:
         """Nothing is owed any more."""
         with suppress(OSError):
-            self._files.delete(self._at)
+            # In this order: without its position it would be owed everything.
             self._json.unlink(missing_ok=True)
+            self._files.delete(self._at)
 
 
 class Outboxes:
@@ -152,12 +176,15 @@ class Outboxes:
     def __init__(self, directory: Path, files: Files) -> None:
         """`load` reads what is there."""
         self.by_worker: dict[str, Outbox] = {}
+        self.earlier: set[Outbox] = set()
+        """Those that are owed lines of a worker whose name another one has now."""
         self._directory = directory
         self._files = files
 
     def load(self) -> None:
         """Reads what an earlier process left; blocks. Raises OSError when the directory can't be used."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found: list[Outbox] = []
         for path in self._directory.glob("*.json"):
             outbox = Outbox(Facts(""), path.with_suffix(""), self._files)
             try:
@@ -166,23 +193,71 @@ class Outboxes:
                 log.warning("relay.handler.unreadable", extra={"path": str(path), "reason": str(error)})
             else:
                 outbox.gone = True
-                self.by_worker[outbox.worker_id] = outbox
+                found.append(outbox)
+        for outbox in sorted(found, key=lambda one: one.generation):
+            self._add(outbox)
+        for path in self._directory.glob("*.at"):
+            if not path.with_suffix(".json").exists():
+                path.unlink()
+
+    def all(self) -> Iterator[Outbox]:
+        """Every one; of a name the earlier ones first."""
+        yield from sorted(self.earlier, key=lambda one: one.generation)
+        yield from list(self.by_worker.values())
+
+    def _add(self, outbox: Outbox) -> None:
+        earlier = self.by_worker.get(outbox.worker_id)
+        if earlier is not None:
+            earlier.later, outbox.earlier = outbox, earlier
+            self.earlier.add(earlier)
+        self.by_worker[outbox.worker_id] = outbox
+
+    def _made(self, facts: Facts, name: str) -> Outbox:
+        latest = self.by_worker.get(facts.worker_id)
+        generation = latest.generation + 1 if latest is not None else 0
+        path = self._directory / (f"{name}-{generation}" if generation else name)
+        return Outbox(facts, path, self._files, generation)
 
     def take(self, facts: Facts, name: str) -> Outbox:
         """The outbox of a worker, written down if it is new; `name` is its file's. Raises SpoolWriteError."""
         outbox = self.by_worker.get(facts.worker_id)
         if outbox is None:
-            outbox = Outbox(facts, self._directory / name, self._files)
-            outbox.save()
-            self.by_worker[facts.worker_id] = outbox
+            outbox = self._made(facts, name)
+            outbox.create()
+            self._add(outbox)
+        return outbox
+
+    def renew(self, facts: Facts, name: str) -> Outbox:
+        """The outbox of a worker whose name another one had: its lines count from 1 again, its notices follow on those of the other one.
+
+        Raises SpoolWriteError; then nothing has changed.
+        """
+        before = self.by_worker[facts.worker_id]
+        outbox = self._made(facts, name)
+        outbox.uid, outbox.told, outbox.number, outbox.notices = before.uid, before.told, before.number, before.notices
+        outbox.create()
+        before.known, before.place, before.gone, before.notices = None, None, True, []
+        self._add(outbox)
+        with suppress(SpoolWriteError):
+            # Else its notices are told twice after a restart, with the same numbers.
+            before.save()
+        self.drop(before)
         return outbox
 
     def drop(self, outbox: Outbox) -> None:
         """Forgets one that owes nothing and whose worker is not kept any more."""
         if outbox.gone and not outbox.owed and not outbox.notices:
             outbox.delete()
+            self.earlier.discard(outbox)
+            if outbox.earlier is not None:
+                outbox.earlier.later = outbox.later
+            if outbox.later is not None:
+                outbox.later.earlier = outbox.earlier
             if self.by_worker.get(outbox.worker_id) is outbox:
                 del self.by_worker[outbox.worker_id]
+                if outbox.earlier is not None:
+                    self.earlier.discard(outbox.earlier)
+                    self.by_worker[outbox.worker_id] = outbox.earlier
 
 
 def sighted(outbox: Outbox, uid: str, seen: Sighting) -> bool:

@@ -1,6 +1,7 @@
 """What otto-handler is to get, as it comes about: workers that become known, their new lines, what happens to them, and what is deleted."""
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Iterable
 
@@ -12,7 +13,9 @@ from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outbox, Outboxes, sighted
 from otto_relay.push import Notification
 from otto_relay.wire import rfc3339
-from otto_relay.worker_log import PUSHED, Facts, WorkerLog
+from otto_relay.worker_log import Facts, WorkerLog
+
+log = logging.getLogger(__name__)
 
 
 class Outgoing:
@@ -35,8 +38,8 @@ class Outgoing:
             if outbox is None:
                 outbox = outboxes.take(known.facts, self._name_of(known.worker_id))
             self._adopt(outbox, known)
-        for outbox in list(outboxes.by_worker.values()):
-            if outbox.owed:
+        for outbox in list(outboxes.all()):
+            if outbox.owed or outbox.unmeasured:
                 self._forwarder.wake(outbox)
             if outbox.notices:
                 self._notifier.wake(outbox)
@@ -44,29 +47,35 @@ class Outgoing:
 
     def _adopt(self, outbox: Outbox, known: WorkerLog) -> None:
         outbox.known, outbox.facts, outbox.gone = known, known.facts, False
-        outbox.newest = known.facts.last if known.ended else known.spool.last
-        if known.facts.origin == PUSHED and outbox.position.answered > outbox.newest:
-            # A power cut took lines whose sequences others will get.
-            outbox.position.answered = outbox.newest
+        try:
+            outbox.measure()
+        except SpoolWriteError as error:
+            log.warning("relay.handler.unread", extra={"worker": outbox.worker_id, "reason": str(error)})
 
     def joining(self, facts: Facts) -> None:
         """A worker becomes known. Raises SpoolWriteError; then it does not."""
         outbox = self._outboxes.take(facts, self._name_of(facts.worker_id))
+        if outbox.position.answered or outbox.newest or outbox.sent:
+            outbox = self._outboxes.renew(facts, self._name_of(facts.worker_id))
+            if outbox.notices:
+                self._notifier.wake(outbox)
         outbox.facts, outbox.gone = facts, False
-        if outbox.position.answered or outbox.newest:
-            outbox.renew()
 
     def changed(self, known: WorkerLog) -> None:
         """It has new lines."""
         outbox = self._outboxes.by_worker.get(known.worker_id)
         if outbox is not None:
             outbox.known = known
+            if outbox.unmeasured:
+                outbox.measure()
             outbox.newest = known.spool.last
             self._forwarder.wake(outbox)
 
     def leaving(self, known: WorkerLog) -> None:
         """Its lines are about to be deleted: those that were not sent will be a count. Raises SpoolWriteError; then they are not."""
         outbox = self._outboxes.by_worker.get(known.worker_id)
+        if outbox is not None and outbox.unmeasured:
+            outbox.measure()
         if outbox is None or not (outbox.owed or outbox.notices):
             return
         try:
