@@ -84,12 +84,12 @@ class Handler:
 class Rig:
     """What a process of the relay is for the push; another one over the same directory is what comes after a kill."""
 
-    def __init__(self, directory: Path, files: Files, handler: Handler | None = None) -> None:
+    def __init__(self, directory: Path, files: Files, handler: Handler | None = None, most_removed: int = 1000) -> None:
         self.handler = handler or Handler()
         self.tally = Tally()
         self.registry = Registry(directory / "spool", files, 4096)
         self.registry.load()
-        self.outboxes = Outboxes(directory / "spool" / "handler", files)
+        self.outboxes = Outboxes(directory / "spool" / "handler", files, most_removed)
         reach = Reach("test:1", lambda: 0)
         self.forwarder = Forwarder(self.outboxes, self.handler, self.tally, reach, window=8, timeout=30.0, longest_wait=0.1)
         self.notifier = Notifier(self.outboxes, self.handler, self.tally, reach, 0.1)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from prometheus_client import REGISTRY
 
@@ -428,8 +429,30 @@ async def test_a_relay_that_was_given_its_own_address_does_not_feed_itself(push:
         async with asyncio.timeout(30):
             assert [answer.status async for answer in push.stand.logs.StreamLogs(lines())] == [0]
         await until(lambda: metric("dropped_total") == 1)
+        for status in (WorkerStatusNotification.CREATED, WorkerStatusNotification.RUNNING):
+            said = WorkerStatusNotification(worker_id="p-1", status=status)
+            assert (await push.stand.handler.NotifyWorkerStatus(said)).status == WorkerStatusAck.RECEIVED
+        await until(lambda: metric("notices_refused_total") == 2)
         await asyncio.sleep(0.1)
-        assert metric("backlog_lines") == 0
+        assert metric("backlog_lines") == metric("backlog_notices") == metric("notices_total") == 0
+
+
+class LinesOnly(FakeHandler):
+    """An otto-handler that knows nothing of notices."""
+
+    async def NotifyWorkerStatus(self, _request: WorkerStatusNotification, context: Any) -> WorkerStatusAck:  # noqa: N802 - the contract's name
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+        raise AssertionError
+
+
+async def test_an_otto_handler_without_notices_gets_the_lines(push: Push) -> None:
+    """UNIMPLEMENTED refuses a notice: it is counted, nothing piles up, and the lines go on."""
+    push.handler = LinesOnly()
+    async with push.up(), push.relay():
+        push.stand.log("w-1").write(*numbered(10))
+        push.stand.scaler.show("w-1", "succeeded")
+        await until(lambda: len(push.handler.taken) == 10 and metric("notices_refused_total") == 3)
+        assert metric("backlog_notices") == 0
 
 
 async def test_workers_that_ended_before_pushing_was_on_are_left_alone(push: Push) -> None:

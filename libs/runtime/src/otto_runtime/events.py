@@ -234,6 +234,10 @@ RELAY: dict[str, Words] = {
         "{lines} lines of {worker} were deleted before otto-handler got them; it was told so",
         "{worker} 로그 {lines}줄이 otto-handler에 전송되기 전에 삭제됨, otto-handler에 알림",
     ),
+    "relay.handler.given_up": Words(
+        "Too many removed workers wait for otto-handler: it will not be told of {lines} lines and {notices} notices of {worker}",
+        "otto-handler를 기다리는 삭제된 워커가 너무 많아 {worker}의 로그 {lines}줄과 알림 {notices}건을 알리지 않음",
+    ),
     "relay.handler.refused": Words(
         "otto-handler refused {notice} of {worker}: {reason}", "otto-handler가 {worker}의 {notice} 알림을 거부함: {reason}"
     ),

@@ -124,7 +124,7 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
     if not address:
         yield _Handler(relay_id)
         return
-    outboxes, tally = Outboxes(directory, files), Tally()
+    outboxes, tally = Outboxes(directory, files, settings.handler_max_removed), Tally()
     descriptor = otto_handler_log_service_pb2.DESCRIPTOR.services_by_name["OttoHandlerLogService"]
     async with dial(address, [descriptor], settings.handler_timeout) as channel:
         client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id)

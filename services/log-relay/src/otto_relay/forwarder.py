@@ -107,7 +107,8 @@ class Forwarder:
                 task.result()
 
     def _start_again(self) -> None:
-        """What was unanswered is owed again."""
+        """What was unanswered is owed again. The line that waited longest for its answer may be why the stream ended: its worker waits."""
+        suspect = self._flight[0][0] if self._flight else None
         self._flight.clear()
         self._tally.unanswered = 0
         self._allowed, self._good = 1, 0
@@ -116,6 +117,9 @@ class Forwarder:
             outbox.waiting = False
             if outbox.owed or outbox.unmeasured:
                 self.wake(outbox)
+        if suspect is not None and suspect not in self._held:
+            suspect.losses += 1
+            self._hold(suspect, self._waits.after(suspect.losses))
 
     async def _send(self, stream: LineStream) -> None:
         while True:
@@ -246,6 +250,7 @@ class Forwarder:
     def _answered(self, outbox: Outbox, line: _Line, reply: Reply) -> None:
         where = {"worker": outbox.worker_id, "sequence": line.sequence}
         outbox.waiting = False
+        outbox.losses = 0
         if reply.outcome is Outcome.AGAIN:
             if not outbox.position.again or line.sequence <= outbox.position.answered:
                 outbox.retries += 1

@@ -27,8 +27,9 @@ _NEVER = {
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
 }
-"""What says that this very notice is the trouble; any other status is an outage."""
+"""What says that this very notice is the trouble, or that it takes none; any other status is an outage."""
 
 
 class _Lines:

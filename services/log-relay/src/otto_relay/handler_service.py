@@ -35,10 +35,13 @@ class HandlerLogs(OttoHandlerLogServiceServicer):
         self._pushes = pushes
         self._relay_id = relay_id
 
+    def _is_own(self, context: Context) -> bool:
+        return (RELAY_ID, self._relay_id) in (context.invocation_metadata() or ())
+
     async def ForwardWorkerLogs(self, request_iterator: AsyncIterator[WorkerLogEntry], context: Context) -> None:  # type: ignore[override]  # noqa: N802  stubs know no async writer; the contract's name
         """Stores line by line; each gets its answer, in order; an idle stream stays open."""
         session = self._pushes.open()
-        own = (RELAY_ID, self._relay_id) in (context.invocation_metadata() or ())
+        own = self._is_own(context)
         try:
             async for entry in request_iterator:
                 verdict = _OWN if own else self._pushes.store(session, pushed(entry))
@@ -56,8 +59,10 @@ class HandlerLogs(OttoHandlerLogServiceServicer):
         finally:
             self._pushes.close(session)
 
-    async def NotifyWorkerStatus(self, request: WorkerStatusNotification, _: Context) -> WorkerStatusAck:  # noqa: N802 - the method's name in the contract
+    async def NotifyWorkerStatus(self, request: WorkerStatusNotification, context: Context) -> WorkerStatusAck:  # noqa: N802 - the method's name in the contract
         """Notes what happened to a worker that sends its lines itself."""
+        if self._is_own(context):
+            return WorkerStatusAck(status=WorkerStatusAck.ERROR, message=_OWN.message)
         if request.status not in WorkerStatusNotification.StatusType.values():
             return WorkerStatusAck(status=WorkerStatusAck.ERROR, message=f"status: {request.status} is not known")
         name = WorkerStatusNotification.StatusType.Name(request.status)

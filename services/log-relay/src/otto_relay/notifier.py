@@ -49,13 +49,15 @@ class Notifier:
             while not self._queue:
                 await self._bell.wait()
             outbox = self._queue.popleft()
-            while outbox.notices:
+            lost = False
+            while outbox.notices and not lost:
                 notice = outbox.notices[0]
                 try:
                     receipt, words = await self._handler.notify(outbox, notice)
                 except HandlerLostError as error:
                     self._reach.failed(str(error))
                     await asyncio.sleep(waits.next())
+                    lost = True
                     continue
                 waits.reset()
                 self._reach.worked()
@@ -70,5 +72,10 @@ class Notifier:
                 except SpoolWriteError as error:
                     # It is told once more after a restart; whoever gets it knows its number.
                     log.warning("relay.handler.unsaved", extra={"worker": outbox.worker_id, "reason": str(error)})
-            self._queued.discard(outbox)
-            self._outboxes.drop(outbox)
+            if outbox.notices:
+                # Behind the others: it may be this very notice that is the trouble.
+                self._queue.append(outbox)
+                self._bell.ring()
+            else:
+                self._queued.discard(outbox)
+                self._outboxes.drop(outbox)

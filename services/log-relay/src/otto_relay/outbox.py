@@ -52,6 +52,8 @@ class Outbox:
         """Lines that were given up since this process began."""
         self.retries = 0
         """Times in a row that a line was to be sent again."""
+        self.losses = 0
+        """Times in a row that the stream ended while a line of it was the first without an answer."""
         self.unread = 0
         """Times in a row that its lines could not be read."""
         self.sent = 0
@@ -61,13 +63,14 @@ class Outbox:
         self.place: tuple[Spool, Cursor] | None = None
         self.uid = ""
         self.told: list[str] = []
-        """Kinds of notices of the worker with this uid."""
+        """Kinds of notices of the worker with this uid, each once."""
         self.number = 0
         """Of the last notice."""
         self.created_at = ""
         self._json = path.with_suffix(".json")
         self._at = path.with_suffix(".at")
         self._files = files
+        self._deleted = False
 
     @property
     def worker_id(self) -> str:
@@ -115,6 +118,8 @@ class Outbox:
 
     def save(self, *, leaving: bool = False) -> None:
         """Writes down everything but the position; `leaving`: as of a worker that is not kept any more. Raises SpoolWriteError."""
+        if self._deleted:
+            return
         state = {name: getattr(self.facts, name) for name in _IDENTITY} | {
             "uid": self.uid,
             "told": self.told,
@@ -133,6 +138,8 @@ class Outbox:
 
     def keep(self) -> None:
         """Writes down the position. A disk that does not take it costs repeated lines after a restart, and nothing else."""
+        if self._deleted:
+            return
         try:
             self._files.overwrite(self._at, self.position.pack())
         except OSError as error:
@@ -145,7 +152,7 @@ class Outbox:
             return False
         before = self.uid, self.told, self.number, self.notices
         told = self.told if uid == self.uid else []
-        self.uid, self.told = uid, [*told, *(notice.kind for notice in fresh)]
+        self.uid, self.told = uid, list(dict.fromkeys([*told, *(notice.kind for notice in fresh)]))
         self.number, self.notices = fresh[-1].number, [*self.notices, *fresh]
         try:
             self.save()
@@ -163,7 +170,10 @@ class Outbox:
         self.save()
 
     def delete(self) -> None:
-        """Nothing is owed any more."""
+        """Nothing is owed any more, nor ever will be."""
+        if self._deleted:
+            return
+        self._deleted = True
         with suppress(OSError):
             # In this order: without its position it would be owed everything.
             self._json.unlink(missing_ok=True)
@@ -173,13 +183,14 @@ class Outbox:
 class Outboxes:
     """All of them, by worker. One writer: the event loop."""
 
-    def __init__(self, directory: Path, files: Files) -> None:
-        """`load` reads what is there."""
+    def __init__(self, directory: Path, files: Files, most_removed: int) -> None:
+        """`load` reads what is there. `most_removed` workers that are not kept any more may be owed something."""
         self.by_worker: dict[str, Outbox] = {}
         self.earlier: set[Outbox] = set()
         """Those that are owed lines of a worker whose name another one has now."""
         self._directory = directory
         self._files = files
+        self._most_removed = most_removed
 
     def load(self) -> None:
         """Reads what an earlier process left; blocks. Raises OSError when the directory can't be used."""
@@ -243,6 +254,20 @@ class Outboxes:
             before.save()
         self.drop(before)
         return outbox
+
+    def bound(self) -> Iterator[tuple[Outbox, int, int]]:
+        """Gives up workers that are not kept any more, those known longest first, while there are too many.
+
+        Gives each, with how many lines and notices of it will never be told of.
+        """
+        if len(self.by_worker) + len(self.earlier) <= self._most_removed:
+            return
+        gone = [one for one in self.all() if one.gone]
+        for outbox in gone[: max(len(gone) - self._most_removed, 0)]:
+            lost = outbox.owed, len(outbox.notices)
+            outbox.position, outbox.notices = Position(outbox.newest), []
+            self.drop(outbox)
+            yield outbox, *lost
 
     def drop(self, outbox: Outbox) -> None:
         """Forgets one that owes nothing and whose worker is not kept any more."""

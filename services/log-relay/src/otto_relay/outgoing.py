@@ -95,6 +95,8 @@ class Outgoing:
             if outbox.owed:
                 self._forwarder.wake(outbox)
             self._outboxes.drop(outbox)
+            for given_up, lines, notices in self._outboxes.bound():
+                log.warning("relay.handler.given_up", extra={"worker": given_up.worker_id, "lines": lines, "notices": notices})
 
     def noted(self, seen: Observed) -> None:
         """The scaler shows a worker. Raises SpoolWriteError."""

@@ -126,6 +126,14 @@ class Settings(msgspec.Struct, frozen=True):
         float,
         Meta(gt=0, description="Longest time in seconds between attempts to reach otto-handler, or to send a line again after RETRY."),
     ] = 5.0
+    handler_max_removed: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Workers whose lines are deleted and of which otto-handler has not been told everything; beyond it those known "
+            "longest are given up, with a warning.",
+        ),
+    ] = 10000
     poll_interval: Annotated[
         float,
         Meta(
