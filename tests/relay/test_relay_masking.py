@@ -5,13 +5,17 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from otto_relay import masking
+from otto_relay.collector import fresh
 from otto_relay.masking import MASK, Masker
 from otto_relay.sources.cri import Joiner
+from otto_relay.sources.protocol import Line
 
 FORMS: dict[str, Callable[[str], str]] = {
     "json": lambda value: json.dumps(value)[1:-1],
@@ -170,3 +174,32 @@ def test_a_split_never_changes_what_is_an_escape() -> None:
         pieces.append(masker.mask(rest[:count]))
         rest = rest[count:]
     assert b"".join(pieces) == masker.mask(text) == b"x" * 9 + b"\\\\***" + b"y" * 100
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.booleans())
+def test_escapes_mean_what_json_says(text: str, as_they_are: bool) -> None:
+    """All escapes that an encoder of JSON makes are undone as a decoder does it, and places are found again."""
+    escaped = json.dumps(text, ensure_ascii=not as_they_are)[1:-1].encode()
+    undone = masking._Undone(escaped, masking._BACKSLASH, masking._OF_BACKSLASH)
+    assert undone.text == text.encode()
+    assert undone.place(len(undone.text)) == len(escaped)
+    for odd in (b"\\ud800", b"\\udfffx", b"\\/", b"\\b\\f"):
+        meant = json.loads(b'"' + odd + b'"').encode("utf-8", "replace")
+        assert masking._Undone(odd, masking._BACKSLASH, masking._OF_BACKSLASH).text == meant
+
+
+def test_a_long_lines_escapes_are_undone_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that comes alone is searched once, whether or not it holds a value: undoing is what costs."""
+    count = 0
+    real = masking._Undone
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(masking, "_Undone", counted)
+    for text, expected in ((b"\\n" * 1000, b"\\n" * 1000), (b"\\n" * 1000 + b"a secr\\u0065t", b"\\n" * 1000 + MASK)):
+        count = 0
+        assert [line.message for line in fresh([Line(0, False, text, b"")], Masker(["a secret"]))] == [expected]
+        assert count == 1

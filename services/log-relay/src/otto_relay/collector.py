@@ -60,7 +60,8 @@ class _Followed:
 
 def fresh(lines: list[Line], masker: Masker) -> list[Fresh]:
     """Lines of a source as they are stored: masked, valid UTF-8, with their level."""
-    if masker and masker.suspects(b"\n".join([line.text for line in lines])):
+    # A long line comes alone, and is looked at once.
+    if masker and (len(lines) == 1 or masker.suspects(b"\n".join([line.text for line in lines]))):
         lines = [line._replace(text=masker.mask(line.text)) for line in lines]
     found: list[Fresh] = []
     for at, stderr, text, position in lines:

@@ -3,14 +3,15 @@
 What is escaped is undone before it is searched, so it does not matter which characters an encoder escapes and how. Values under four
 characters are only replaced where they stand alone, between characters that are no letters or digits: replacing every "a" would make a
 log unreadable and hide nothing. Measured: a line without a secret costs a search per form, 50 ns each, done once for a whole batch of
-lines.
+lines; 850 KB of nothing but escapes cost 0.1 s, where other text of that length costs 1 ms.
 """
 
 import base64
 import bisect
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate
 
 MASK = b"***"
 SHORTEST = 4
@@ -21,8 +22,8 @@ _WIDTHS = (76, 64)
 """Characters after which tools break base64 into lines: coreutils and MIME, OpenSSL and PEM."""
 _LONGEST_ESCAPE = 6
 """Bytes that an escape may make of one: \\u0041."""
-_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
-_BACKSLASH = re.compile(rb'\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|["\\/bfnrt])')
+_PERCENT = re.compile(rb"(%[0-9A-Fa-f]{2})")
+_BACKSLASH = re.compile(rb'(\\(?:u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|["\\/bfnrt]))')
 
 
 def _codes(value: bytes) -> Iterable[bytes]:
@@ -43,29 +44,40 @@ def _codes(value: bytes) -> Iterable[bytes]:
                     yield from (code[at : at + width] for at in range(0, len(code), width))
 
 
-def _unescaped(escape: bytes) -> bytes:
-    text = json.loads(b'"' + escape + b'"')
-    return str(text).encode("utf-8", "replace")
+class _Backslashes(dict[bytes, bytes]):
+    """What escapes of JSON stand for."""
+
+    def __missing__(self, escape: bytes) -> bytes:
+        code = int(escape[2:6], 16)
+        if len(escape) > _LONGEST_ESCAPE:
+            code = 0x10000 + (code - 0xD800 << 10) + int(escape[8:], 16) - 0xDC00
+        return chr(code).encode("utf-8", "replace")
+
+
+_OF_BACKSLASH = _Backslashes(
+    {b'\\"': b'"', b"\\\\": b"\\", b"\\/": b"/", b"\\b": b"\b", b"\\f": b"\f", b"\\n": b"\n", b"\\r": b"\r", b"\\t": b"\t"}
+)
+_DIGITS = "0123456789abcdefABCDEF"
+_OF_PERCENT = {f"%{high}{low}".encode(): bytes((int(high + low, 16),)) for high in _DIGITS for low in _DIGITS}
 
 
 class _Undone:
     """A text without its escapes, and where in the text each place of it was."""
 
-    def __init__(self, text: bytes, escapes: re.Pattern[bytes], undo: Callable[[bytes], bytes]) -> None:
-        parts: list[bytes] = []
-        self._here = [0]
-        self._there = [0]
-        at = size = 0
-        for match in escapes.finditer(text):
-            start, end = match.span()
-            undone = undo(match[0])
-            parts += (text[at:start], undone)
-            size += start - at
-            self._here += (size, size := size + len(undone))
-            self._there += (start, end)
-            at = end
-        parts.append(text[at:])
-        self.text = b"".join(parts)
+    def __init__(self, text: bytes, escapes: re.Pattern[bytes], meanings: dict[bytes, bytes]) -> None:
+        self._parts = escapes.split(text)
+        """Of the text; every second one is an escape."""
+        self._undone = self._parts.copy()
+        self._undone[1::2] = map(meanings.__getitem__, self._parts[1::2])
+        self.text = b"".join(self._undone)
+
+    @cached_property
+    def _here(self) -> list[int]:
+        return list(accumulate(map(len, self._undone), initial=0))
+
+    @cached_property
+    def _there(self) -> list[int]:
+        return list(accumulate(map(len, self._parts), initial=0))
 
     def place(self, here: int) -> int:
         """Where in the text with its escapes a place in the one without them is."""
@@ -76,9 +88,9 @@ class _Undone:
 def _undone(text: bytes) -> Iterable[_Undone]:
     """The text without the escapes of URLs, and without those of JSON, where it has any."""
     if b"%" in text and _PERCENT.search(text):
-        yield _Undone(text, _PERCENT, lambda escape: bytes((int(escape[1:], 16),)))
+        yield _Undone(text, _PERCENT, _OF_PERCENT)
     if b"\\" in text and _BACKSLASH.search(text):
-        yield _Undone(text, _BACKSLASH, _unescaped)
+        yield _Undone(text, _BACKSLASH, _OF_BACKSLASH)
 
 
 class Masker:
