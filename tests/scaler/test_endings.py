@@ -1,6 +1,6 @@
 """Ends that somebody or something else brings about, on real processes: the true code, the right cause, soon, and nothing left running.
 
-Times are printed (`-s` shows them); what is asserted of them holds on a machine that is much slower.
+What is asserted of times holds on a machine that is five times slower; `-s` shows those that were measured.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from otto_scaler.worker import Cause, State, Worker, WorkerSpec, worker_name
 
 from .conftest import DEFAULT_LIMITS, PYTHON, Rig, delete, kill_workers, process_rig, processes_of, script, spec, until
 
-SOON = 2.0
-"""Seconds within which an end is to be known; a busy machine gets more in tests."""
+SOON = 10.0
+"""Seconds within which an end is known and nothing is left of it, also on a busy machine; on one with nothing else to do it is 2."""
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ async def test_what_happens_to_a_worker_is_told_by_its_cause(
     began = time.monotonic()
     await what(rig, wanted)
     worker = await rig.ends(wanted)
-    _show(f"{words}: known after", began)
+    _soon(f"{words}: known after", began)
     assert (worker.state, worker.cause, worker.exit_code, worker.error) == (State.FAILED, cause, code, words)
     await until(lambda: not processes_of(rig.root))
-    _show(f"{words}: nothing left after", began)
+    _soon(f"{words}: nothing left after", began)
 
 
 async def test_a_worker_over_its_time_is_told_soon_after_it(rig: Rig) -> None:
@@ -130,7 +130,7 @@ async def test_a_worker_over_its_time_is_told_soon_after_it(rig: Rig) -> None:
     assert (worker.cause, worker.error) == (Cause.TIMEOUT, "ran longer than 0.5 s")
     began = time.monotonic()
     await until(lambda: not processes_of(rig.root))
-    _show(f"timeout of 0.5 s: ended after {(worker.ended - worker.started) / 1e9:.2f} s, nothing left after", began)
+    _soon(f"timeout of 0.5 s: ended after {(worker.ended - worker.started) / 1e9:.2f} s, nothing left after", began)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ async def test_a_full_disk_is_told_by_whom_it_stops_and_takes_nothing_from_the_o
         began = time.monotonic()
         await rig.create(fills)
         full = await rig.ends(fills)
-        _show("disk full: told after", began)
+        _soon("disk full: told after", began)
         assert (full.cause, full.error) == (Cause.INTERNAL, "its log could not be written: No space left on device")
         _fill(small_disk / "rest")
         [refused] = (await rig.create(script("true", task="refused"))).refused
@@ -197,9 +197,10 @@ def _fill(path: Path) -> None:
             return
 
 
-def _show(what: str, began: float) -> None:
+def _soon(what: str, began: float) -> None:
     took = time.monotonic() - began
-    print(f"{what} {took:.2f} s{'' if took < SOON else ' (late)'}")
+    print(f"{what} {took:.2f} s")
+    assert took < SOON, f"{what} {took:.2f} s"
 
 
 # Nothing is left

@@ -17,8 +17,9 @@ from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, WatchPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
+from ottoscaler.v1.worker_pb2 import FailureCause
 
-from .conftest import Standalone, end_workers
+from .conftest import Standalone, end_workers, ottoctl
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +171,64 @@ async def test_a_disk_that_gets_full_holds_up_but_loses_nothing(tmp_path: Path, 
         assert (said[-1].stage_id, said[-1].status) == ("", StageStatus.STAGE_COMPLETED)
         await instance.stop()
         await end_workers(instance.state)
+
+
+@pytest.mark.slow
+async def test_who_watches_a_run_on_a_full_disk_is_told(tmp_path: Path, instances: list[Standalone]) -> None:
+    """A worker that fills the disk: who is attached, attaches, or asks hears why nothing follows and what to do, ottoctl says it; nothing
+    unstored has a sequence, and with room again the run ends as it would have, told without holes to the same readers.
+    """
+    with mounted(tmp_path / "disk", "size=12m") as directory:
+        instance = Standalone(directory / "state")
+        instances.append(instance)
+        await instance.start()
+        go = tmp_path / "go"
+        flood = stage(
+            "flood", f"[ $OTTO_ATTEMPT = 1 ] || exit 0; while [ ! -e {go} ]; do sleep 0.05; done; while :; do echo {'x' * 200}; done"
+        )
+        async with instance.channel() as channel:
+            stub = PipelineServiceStub(channel)
+            call = aiter(stub.ExecutePipeline(PipelineRequest(pipeline_id="p", stages=[flood, stage("last", "true", "flood")])))
+            heard: list[PipelineProgress] = []
+            shown = asyncio.create_task(ottoctl(instance, "pipeline", "watch", "p"), name="ottoctl")
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not heard or heard[-1].status != StageStatus.STAGE_RUNNING or not heard[-1].stage_id:
+                    heard.append(await anext(call))
+                go.touch()
+                while not is_note(heard[-1]):
+                    heard.append(await anext(call))
+                async for message in stub.ExecutePipeline(PipelineRequest(pipeline_id="p")):
+                    if is_note(message):
+                        break
+            assert "the disk is full. Make room" in heard[-1].message
+            assert "the disk is full. Make room" in (await stub.GetPipeline(GetPipelineRequest(pipeline_id="p"))).held_up
+            assert "the disk is full. Make room" in (await ottoctl(instance, "pipeline", "get", "p"))[1]
+            give_room(directory)
+            async with asyncio.timeout(WAIT_SECONDS):
+                heard += [message async for message in call]
+            assert not (await stub.GetPipeline(GetPipelineRequest(pipeline_id="p"))).held_up
+            replayed = await watched(channel, "p")
+        code, said = await shown
+        assert code == 0, said
+        assert "the disk is full. Make room" in said
+        stored = [message for message in heard if not is_note(message)]
+        assert [message.sequence for message in stored] == list(range(1, len(stored) + 1))
+        assert [(m.sequence, m.message) for m in stored] == [(m.sequence, m.message) for m in replayed]
+        again = next(m for m in stored if m.status == StageStatus.STAGE_RETRYING)
+        assert (again.stage_id, again.failure_cause) == ("flood", FailureCause.FAILURE_CAUSE_INTERNAL)
+        assert (stored[-1].stage_id, stored[-1].status) == ("", StageStatus.STAGE_COMPLETED)
+        assert await instance.stop() == 0
+        await end_workers(instance.state)
+
+
+def is_note(message: PipelineProgress) -> bool:
+    """Whether it tells, unstored, that nothing can be stored."""
+    return not message.sequence and not message.stage_id
+
+
+def give_room(directory: Path) -> None:
+    """Makes the disk as large as it takes."""
+    subprocess.run(["mount", "-o", "remount,size=200m", str(directory)], check=True)
 
 
 async def damaged(state: Path, instances: list[Standalone]) -> Path:

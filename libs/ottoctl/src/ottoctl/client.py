@@ -81,7 +81,7 @@ class Client:
             return stored
 
         async for message in self.contact.lasting(attach, final, settle=settle):
-            seen, stored = message.sequence, True
+            seen, stored = max(seen, message.sequence), True
             yield message
 
     async def rerun(self, request: RerunPipelineRequest) -> str:
@@ -119,7 +119,7 @@ class Client:
             return self.pipelines.WatchPipeline(WatchPipelineRequest(pipeline_id=pipeline_id, after_sequence=seen))
 
         async for message in self.contact.lasting(attach, final):
-            seen = message.sequence
+            seen = max(seen, message.sequence)
             yield message
 
     async def tail(self, target: BuildIdentifier | WorkerIdentifier) -> AsyncIterator[LogBatch]:

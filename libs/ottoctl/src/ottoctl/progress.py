@@ -92,7 +92,7 @@ class Run:
 
     def hear(self, message: PipelineProgress) -> None:
         """Takes in one message."""
-        self.sequence = message.sequence
+        self.sequence = max(self.sequence, message.sequence)
         self.percentage = max(self.percentage, message.overall_percentage)
         if not message.stage_id:
             if message.status in ENDED:

@@ -117,7 +117,9 @@ class TerminalView:
         self.live: LiveView | None = None
 
     def heard(self, message: PipelineProgress) -> None:
-        """Nothing to do: the picture is drawn from the Run."""
+        """Says above the picture that nothing can be stored; all else is drawn from the Run."""
+        if not message.sequence:
+            self.say(f"pipeline: {harmless(message.message)}")
 
     def asked(self, stage: Stage, command: str) -> None:
         """Says above the picture who is waited for, and the command."""

@@ -113,8 +113,8 @@ class Conductor:
     ) -> AsyncGenerator[tuple[Progress, bool]]:
         """The messages after a sequence and whether they were there before this call; with `to_the_end` also those that follow.
 
-        Ends after the final message, and without one when the service stops. Raises PipelineNotFoundError, and RunUnreadableError after
-        the last message of a run that can't go on.
+        While nothing can be stored, one that has sequence 0 says so. Ends after the final message, and without one when the service stops.
+        Raises PipelineNotFoundError, and RunUnreadableError after the last message of a run that can't go on.
         With `replayed` False nothing counts as having been there before: for the caller who began the run.
         """
         await self._ready()
@@ -123,6 +123,7 @@ class Conductor:
             raise PipelineNotFoundError(pipeline_id)
         journal = runner.journal if runner is not None else None
         before = journal.last_sequence if journal is not None else None
+        told: Progress | None = None
         while True:
             batch = journal.after(after, BATCH) if journal is not None else None
             if batch is None:
@@ -140,7 +141,10 @@ class Conductor:
                 if to_the_end and pipeline_id in self._unreadable:
                     raise self._unreadable[pipeline_id]
                 return
-            await journal.news(after)
+            if journal.held_up not in {None, told}:
+                told = journal.held_up
+                yield told, False
+            await journal.news(after, told)
 
     async def load(self, pipeline_id: str) -> StoredRun:
         """The run as it stands; not to be changed. Raises PipelineNotFoundError."""
@@ -150,6 +154,12 @@ class Conductor:
         if record is None:
             raise PipelineNotFoundError(pipeline_id)
         return record
+
+    def held_up(self, pipeline_id: str) -> str:
+        """Why what happens to the run can't be stored now, and what to do; "" if it can."""
+        runner = self._active.get(pipeline_id)
+        note = runner.journal.held_up if runner is not None else None
+        return note.message if note is not None else ""
 
     async def page(self, statuses: Collection[StageStatus], after: Key | None, limit: int) -> list[Summary]:
         """At most `limit` runs, newest first, from the one that follows `after`."""

@@ -101,6 +101,7 @@ class StoreUnavailableError(ExecutorError):
 
     def __init__(self, words: str, reason: str) -> None:
         super().__init__(f"{words}; repeat the call")
+        self.words = words
         self.reason = reason
 
 

@@ -1,4 +1,4 @@
-"""The messages of a run that goes on, as readers see them: only what is stored, by sequence, with one wake-up for all readers.
+"""The messages of a run that goes on, as readers see them: what is stored, by sequence, and whether more can be; one wake-up for all.
 
 A reader has nothing of its own here but its place, so any number of them, at any speed, costs nothing.
 """
@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 
 from otto_executor.progress import Progress
+from otto_executor.stage import StageStatus
 
 
 class Journal:
@@ -19,6 +20,8 @@ class Journal:
         self._limit = limit
         self._news = asyncio.Event()
         self.closed = False
+        self.held_up: Progress | None = None
+        """Says that what happens can't be stored now. Not stored itself, it has no sequence."""
 
     @property
     def last_sequence(self) -> int:
@@ -27,12 +30,20 @@ class Journal:
 
     def add(self, progress: Sequence[Progress]) -> None:
         """These were stored: readers may have them."""
+        self.held_up = None
         self._tail += progress
         if len(self._tail) > 2 * self._limit:
             surplus = len(self._tail) - self._limit
             self._first += surplus
             del self._tail[:surplus]
         self._wake()
+
+    def hold_up(self, words: str, at: float) -> None:
+        """Nothing can be stored for the reason in `words`, until the next `add`; saying it again changes nothing."""
+        if self.held_up is None or self.held_up.message != words:
+            overall = self._tail[-1].overall if self._tail else 0
+            self.held_up = Progress(0, "", StageStatus.RUNNING, words, at, percentage=overall, overall=overall)
+            self._wake()
 
     def close(self) -> None:
         """No message will follow here; whether one follows elsewhere, the last one tells."""
@@ -46,9 +57,9 @@ class Journal:
         start = sequence + 1 - self._first
         return self._tail[start : start + limit]
 
-    async def news(self, sequence: int) -> None:
-        """Waits until there is a message after `sequence`, or the journal is closed."""
-        while self.last_sequence <= sequence and not self.closed:
+    async def news(self, sequence: int, told: Progress | None) -> None:
+        """Waits until there is a message after `sequence`, the journal is closed, or held up otherwise than was `told`."""
+        while self.last_sequence <= sequence and not self.closed and (self.held_up is None or self.held_up is told):
             await self._news.wait()
 
     def _wake(self) -> None:

@@ -34,6 +34,8 @@ from otto_runtime.tasks import Backoff, single
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Command = Callable[[Run, float], Any]
+UNSTORED_SECONDS = 0.5
+"""How long a step can't be stored before readers are told; the next attempt after it comes within a second."""
 LONGEST_SLEEP = 600.0
 """Seconds after which times are looked at again in any case."""
 
@@ -252,12 +254,15 @@ class Runner:
 
     async def _commit(self, step: Step) -> None:
         backoff = Backoff(0.05, self._means.slowest_retry)
+        since = self._means.steady()
         while True:
             try:
                 await self._means.store.save(self._record, step.progress, edge=step.edge)
                 break
             except StoreUnavailableError as error:
                 log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": error.reason})
+                if self._means.steady() - since >= UNSTORED_SECONDS:
+                    self.journal.hold_up(_held_up(error), self._means.clock())
             await backoff.wait()
         self.journal.add(step.progress)
 
@@ -335,6 +340,13 @@ class Runner:
 
 def _delayed(action: Action, words: str, run: Run, now: float) -> None:
     run.delayed(action.stage_id, action.attempt, words, now)
+
+
+def _held_up(error: StoreUnavailableError) -> str:
+    return (
+        f"{error.words}. Make room on its disk, or make it writable: until then nothing more is told of this pipeline and no stage of it "
+        "begins; then it goes on by itself, and nothing is lost"
+    )
 
 
 def _nothing(run: Run, now: float) -> None:  # noqa: ARG001  the outcome of an action that was given up

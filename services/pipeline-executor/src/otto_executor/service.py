@@ -72,7 +72,8 @@ class PipelineService(PipelineServiceServicer):
     async def GetPipeline(self, request: pb.GetPipelineRequest, context: Context) -> pb.GetPipelineResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """A run with all its stages."""
         _check_id("pipeline_id", request.pipeline_id, MAX_PIPELINE_ID_BYTES)
-        return translate.run_message(await self._conductor.load(request.pipeline_id))
+        record = await self._conductor.load(request.pipeline_id)
+        return translate.run_message(record, self._conductor.held_up(request.pipeline_id))
 
     async def ListPipelines(self, request: pb.ListPipelinesRequest, context: Context) -> pb.ListPipelinesResponse:  # noqa: N802, ARG002  the stub gives names and arguments
         """A page of runs, newest first."""

@@ -115,14 +115,17 @@ def state(status: StageStatus) -> pipeline_pb2.PipelineState.ValueType:
     return _STATES[status]
 
 
-def run_message(record: StoredRun) -> GetPipelineResponse:
-    """A run with all its stages. Where it would become too large, what was said of each stage is cut further."""
+def run_message(record: StoredRun, held_up: str = "") -> GetPipelineResponse:
+    """A run with all its stages, and why nothing more of it can be stored now. Where it would become too large, what was said of each stage
+    is cut further.
+    """
     answer = GetPipelineResponse(
         summary=summary_message(summary(record.definition, record.state)),
         stages=[_stage_message(spec, record.state.stages[spec.stage_id]) for spec in record.definition.stages],
         request=pipeline_pb2.PipelineRequest.FromString(record.request),
         last_sequence=record.state.sequence,
         warnings=record.definition.warnings,
+        held_up=held_up,
     )
     for most in _CUTS:
         if answer.ByteSize() <= ANSWER_BYTES:

@@ -196,7 +196,7 @@ class PipelineProgress(_message.Message):
     error_message: _builtins.str
     """Why it failed, in words."""
     sequence: _builtins.int
-    """From 1 without holes, per run."""
+    """From 1 without holes, per run; 0: not stored, see ExecutePipeline."""
     attempt: _builtins.int
     """Which attempt of the stage, from 1; 0 before the first."""
     overall_percentage: _builtins.int

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ottoscaler.v1 import pipeline_pb2 as ottoscaler_dot_v1_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ottoscaler/v1/pipeline_service.proto\x12\rottoscaler.v1\x1a\x1cottoscaler/v1/pipeline.proto\"V\n\x14WatchPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tno_follow\x18\x03 \x01(\x08\")\n\x12GetPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\"\xc9\x01\n\x13GetPipelineResponse\x12/\n\x07summary\x18\x01 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineSummary\x12\'\n\x06stages\x18\x02 \x03(\x0b\x32\x17.ottoscaler.v1.StageRun\x12/\n\x07request\x18\x03 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineRequest\x12\x15\n\rlast_sequence\x18\x04 \x01(\x03\x12\x10\n\x08warnings\x18\x05 \x03(\t\"k\n\x14ListPipelinesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.ottoscaler.v1.PipelineState\"c\n\x15ListPipelinesResponse\x12\x31\n\tpipelines\x18\x01 \x03(\x0b\x32\x1e.ottoscaler.v1.PipelineSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x15\x43\x61ncelPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61ncelled_by\x18\x03 \x01(\t\"V\n\x16\x43\x61ncelPipelineResponse\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.ottoscaler.v1.PipelineState\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8e\x01\n\x13\x41pproveStageRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x10\n\x08stage_id\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x1f.ottoscaler.v1.ApprovalDecision\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\"A\n\x14\x41pproveStageResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.ottoscaler.v1.Approval\"K\n\x17ValidatePipelineRequest\x12\x30\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineRequest\"^\n\x18ValidatePipelineResponse\x12\x30\n\x08problems\x18\x01 \x03(\x0b\x32\x1e.ottoscaler.v1.PipelineProblem\x12\x10\n\x08warnings\x18\x02 \x03(\t\"G\n\x0fPipelineProblem\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08stage_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"o\n\x14RerunPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x17\n\x0fnew_pipeline_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x61iled_only\x18\x03 \x01(\x08\x12\x14\n\x0ctriggered_by\x18\x04 \x01(\t\",\n\x15RerunPipelineResponse\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t2\xeb\x05\n\x0fPipelineService\x12T\n\x0f\x45xecutePipeline\x12\x1e.ottoscaler.v1.PipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12W\n\rWatchPipeline\x12#.ottoscaler.v1.WatchPipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12T\n\x0bGetPipeline\x12!.ottoscaler.v1.GetPipelineRequest\x1a\".ottoscaler.v1.GetPipelineResponse\x12Z\n\rListPipelines\x12#.ottoscaler.v1.ListPipelinesRequest\x1a$.ottoscaler.v1.ListPipelinesResponse\x12]\n\x0e\x43\x61ncelPipeline\x12$.ottoscaler.v1.CancelPipelineRequest\x1a%.ottoscaler.v1.CancelPipelineResponse\x12W\n\x0c\x41pproveStage\x12\".ottoscaler.v1.ApproveStageRequest\x1a#.ottoscaler.v1.ApproveStageResponse\x12\x63\n\x10ValidatePipeline\x12&.ottoscaler.v1.ValidatePipelineRequest\x1a\'.ottoscaler.v1.ValidatePipelineResponse\x12Z\n\rRerunPipeline\x12#.ottoscaler.v1.RerunPipelineRequest\x1a$.ottoscaler.v1.RerunPipelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ottoscaler/v1/pipeline_service.proto\x12\rottoscaler.v1\x1a\x1cottoscaler/v1/pipeline.proto\"V\n\x14WatchPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x11\n\tno_follow\x18\x03 \x01(\x08\")\n\x12GetPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\"\xda\x01\n\x13GetPipelineResponse\x12/\n\x07summary\x18\x01 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineSummary\x12\'\n\x06stages\x18\x02 \x03(\x0b\x32\x17.ottoscaler.v1.StageRun\x12/\n\x07request\x18\x03 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineRequest\x12\x15\n\rlast_sequence\x18\x04 \x01(\x03\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x0f\n\x07held_up\x18\x06 \x01(\t\"k\n\x14ListPipelinesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.ottoscaler.v1.PipelineState\"c\n\x15ListPipelinesResponse\x12\x31\n\tpipelines\x18\x01 \x03(\x0b\x32\x1e.ottoscaler.v1.PipelineSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x15\x43\x61ncelPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61ncelled_by\x18\x03 \x01(\t\"V\n\x16\x43\x61ncelPipelineResponse\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.ottoscaler.v1.PipelineState\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x8e\x01\n\x13\x41pproveStageRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x10\n\x08stage_id\x18\x02 \x01(\t\x12\x31\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x1f.ottoscaler.v1.ApprovalDecision\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\"A\n\x14\x41pproveStageResponse\x12)\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x17.ottoscaler.v1.Approval\"K\n\x17ValidatePipelineRequest\x12\x30\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1e.ottoscaler.v1.PipelineRequest\"^\n\x18ValidatePipelineResponse\x12\x30\n\x08problems\x18\x01 \x03(\x0b\x32\x1e.ottoscaler.v1.PipelineProblem\x12\x10\n\x08warnings\x18\x02 \x03(\t\"G\n\x0fPipelineProblem\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08stage_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"o\n\x14RerunPipelineRequest\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t\x12\x17\n\x0fnew_pipeline_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x61iled_only\x18\x03 \x01(\x08\x12\x14\n\x0ctriggered_by\x18\x04 \x01(\t\",\n\x15RerunPipelineResponse\x12\x13\n\x0bpipeline_id\x18\x01 \x01(\t2\xeb\x05\n\x0fPipelineService\x12T\n\x0f\x45xecutePipeline\x12\x1e.ottoscaler.v1.PipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12W\n\rWatchPipeline\x12#.ottoscaler.v1.WatchPipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12T\n\x0bGetPipeline\x12!.ottoscaler.v1.GetPipelineRequest\x1a\".ottoscaler.v1.GetPipelineResponse\x12Z\n\rListPipelines\x12#.ottoscaler.v1.ListPipelinesRequest\x1a$.ottoscaler.v1.ListPipelinesResponse\x12]\n\x0e\x43\x61ncelPipeline\x12$.ottoscaler.v1.CancelPipelineRequest\x1a%.ottoscaler.v1.CancelPipelineResponse\x12W\n\x0c\x41pproveStage\x12\".ottoscaler.v1.ApproveStageRequest\x1a#.ottoscaler.v1.ApproveStageResponse\x12\x63\n\x10ValidatePipeline\x12&.ottoscaler.v1.ValidatePipelineRequest\x1a\'.ottoscaler.v1.ValidatePipelineResponse\x12Z\n\rRerunPipeline\x12#.ottoscaler.v1.RerunPipelineRequest\x1a$.ottoscaler.v1.RerunPipelineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPIPELINEREQUEST']._serialized_start=173
   _globals['_GETPIPELINEREQUEST']._serialized_end=214
   _globals['_GETPIPELINERESPONSE']._serialized_start=217
-  _globals['_GETPIPELINERESPONSE']._serialized_end=418
-  _globals['_LISTPIPELINESREQUEST']._serialized_start=420
-  _globals['_LISTPIPELINESREQUEST']._serialized_end=527
-  _globals['_LISTPIPELINESRESPONSE']._serialized_start=529
-  _globals['_LISTPIPELINESRESPONSE']._serialized_end=628
-  _globals['_CANCELPIPELINEREQUEST']._serialized_start=630
-  _globals['_CANCELPIPELINEREQUEST']._serialized_end=712
-  _globals['_CANCELPIPELINERESPONSE']._serialized_start=714
-  _globals['_CANCELPIPELINERESPONSE']._serialized_end=800
-  _globals['_APPROVESTAGEREQUEST']._serialized_start=803
-  _globals['_APPROVESTAGEREQUEST']._serialized_end=945
-  _globals['_APPROVESTAGERESPONSE']._serialized_start=947
-  _globals['_APPROVESTAGERESPONSE']._serialized_end=1012
-  _globals['_VALIDATEPIPELINEREQUEST']._serialized_start=1014
-  _globals['_VALIDATEPIPELINEREQUEST']._serialized_end=1089
-  _globals['_VALIDATEPIPELINERESPONSE']._serialized_start=1091
-  _globals['_VALIDATEPIPELINERESPONSE']._serialized_end=1185
-  _globals['_PIPELINEPROBLEM']._serialized_start=1187
-  _globals['_PIPELINEPROBLEM']._serialized_end=1258
-  _globals['_RERUNPIPELINEREQUEST']._serialized_start=1260
-  _globals['_RERUNPIPELINEREQUEST']._serialized_end=1371
-  _globals['_RERUNPIPELINERESPONSE']._serialized_start=1373
-  _globals['_RERUNPIPELINERESPONSE']._serialized_end=1417
-  _globals['_PIPELINESERVICE']._serialized_start=1420
-  _globals['_PIPELINESERVICE']._serialized_end=2167
+  _globals['_GETPIPELINERESPONSE']._serialized_end=435
+  _globals['_LISTPIPELINESREQUEST']._serialized_start=437
+  _globals['_LISTPIPELINESREQUEST']._serialized_end=544
+  _globals['_LISTPIPELINESRESPONSE']._serialized_start=546
+  _globals['_LISTPIPELINESRESPONSE']._serialized_end=645
+  _globals['_CANCELPIPELINEREQUEST']._serialized_start=647
+  _globals['_CANCELPIPELINEREQUEST']._serialized_end=729
+  _globals['_CANCELPIPELINERESPONSE']._serialized_start=731
+  _globals['_CANCELPIPELINERESPONSE']._serialized_end=817
+  _globals['_APPROVESTAGEREQUEST']._serialized_start=820
+  _globals['_APPROVESTAGEREQUEST']._serialized_end=962
+  _globals['_APPROVESTAGERESPONSE']._serialized_start=964
+  _globals['_APPROVESTAGERESPONSE']._serialized_end=1029
+  _globals['_VALIDATEPIPELINEREQUEST']._serialized_start=1031
+  _globals['_VALIDATEPIPELINEREQUEST']._serialized_end=1106
+  _globals['_VALIDATEPIPELINERESPONSE']._serialized_start=1108
+  _globals['_VALIDATEPIPELINERESPONSE']._serialized_end=1202
+  _globals['_PIPELINEPROBLEM']._serialized_start=1204
+  _globals['_PIPELINEPROBLEM']._serialized_end=1275
+  _globals['_RERUNPIPELINEREQUEST']._serialized_start=1277
+  _globals['_RERUNPIPELINEREQUEST']._serialized_end=1388
+  _globals['_RERUNPIPELINERESPONSE']._serialized_start=1390
+  _globals['_RERUNPIPELINERESPONSE']._serialized_end=1434
+  _globals['_PIPELINESERVICE']._serialized_start=1437
+  _globals['_PIPELINESERVICE']._serialized_end=2184
 # @@protoc_insertion_point(module_scope)

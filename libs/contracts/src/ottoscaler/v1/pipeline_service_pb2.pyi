@@ -82,8 +82,11 @@ class GetPipelineResponse(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    HELD_UP_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """The last sequence of its progress."""
+    held_up: _builtins.str
+    """Why what happens to it can't be stored now, and what to do; meanwhile the answer is how it stood before. Empty: all is stored."""
     @_builtins.property
     def summary(self) -> _pipeline_pb2.PipelineSummary:
         """In short."""
@@ -108,10 +111,11 @@ class GetPipelineResponse(_message.Message):
         request: _pipeline_pb2.PipelineRequest | None = ...,
         last_sequence: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        held_up: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence", b"last_sequence", "request", b"request", "stages", b"stages", "summary", b"summary", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_up", b"held_up", "last_sequence", b"last_sequence", "request", b"request", "stages", b"stages", "summary", b"summary", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

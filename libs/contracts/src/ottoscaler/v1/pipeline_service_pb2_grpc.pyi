@@ -39,7 +39,8 @@ class PipelineServiceStub:
     pipeline completed or failed. The run does not depend on this call: a caller that leaves changes nothing (unless metadata has
     `otto.on_disconnect` = "cancel"), and can attach again.
     Without stages: attaches to the run of that id: replays all it has said, then follows, then ends with OK; one that has ended replays and ends.
-    Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
+    Messages of one run come in the order of their sequence, from 1 without holes. One of sequence 0 among them is not stored and not replayed: it
+    says that what happens can't be stored now (the disk is full), and what to do; the run goes on, and so does the stream, once it can. A stream that ends with OK but without a final message
     (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
     Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
     hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the
@@ -98,7 +99,8 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     pipeline completed or failed. The run does not depend on this call: a caller that leaves changes nothing (unless metadata has
     `otto.on_disconnect` = "cancel"), and can attach again.
     Without stages: attaches to the run of that id: replays all it has said, then follows, then ends with OK; one that has ended replays and ends.
-    Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
+    Messages of one run come in the order of their sequence, from 1 without holes. One of sequence 0 among them is not stored and not replayed: it
+    says that what happens can't be stored now (the disk is full), and what to do; the run goes on, and so does the stream, once it can. A stream that ends with OK but without a final message
     (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
     Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
     hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the
@@ -160,7 +162,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         pipeline completed or failed. The run does not depend on this call: a caller that leaves changes nothing (unless metadata has
         `otto.on_disconnect` = "cancel"), and can attach again.
         Without stages: attaches to the run of that id: replays all it has said, then follows, then ends with OK; one that has ended replays and ends.
-        Messages of one run come in the order of their sequence, from 1 without holes. A stream that ends with OK but without a final message
+        Messages of one run come in the order of their sequence, from 1 without holes. One of sequence 0 among them is not stored and not replayed: it
+        says that what happens can't be stored now (the disk is full), and what to do; the run goes on, and so does the stream, once it can. A stream that ends with OK but without a final message
         (stage_id "" and COMPLETED, FAILED or CANCELLED) means: the service is stopping, attach again.
         Errors: INVALID_ARGUMENT names every problem of the request; ALREADY_EXISTS: stages were sent for a known id: attach without stages (its details
         hold ALREADY_COMPLETED if that run has ended); NOT_FOUND: no stages and no such run; RESOURCE_EXHAUSTED (INSUFFICIENT_RESOURCES in the

@@ -249,6 +249,8 @@ async def _get(client: "Client", identity: str, output: Output) -> int:
         print(f"repeats {harmless(summary.rerun_of)}")
     for warning in answer.warnings:
         print(f"warning: {harmless(warning)}")
+    if answer.held_up:
+        print(f"as it stood before this: {harmless(answer.held_up)}")
     rows = []
     for stage in answer.stages:
         end = stage.ended_at if stage.HasField("ended_at") else None
