@@ -11,7 +11,8 @@ import pytest
 
 from otto_scaler.picture import Picture
 from otto_scaler.testing import MemoryBackend
-from otto_scaler.worker import Identity, State, Worker
+from otto_scaler.turned_away import MOST, TurnedAway
+from otto_scaler.worker import Identity, State, Worker, worker_name
 from ottoscaler.v1.ottoscaler_service_pb2 import Admission, ScaleRequest, ScaleResponse, WatchWorkersRequest, WorkerStatusRequest
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
@@ -123,6 +124,40 @@ async def test_a_full_queue_refuses_in_words_and_numbers(tmp_path: Path) -> None
         assert "INSUFFICIENT_RESOURCES" in (refused.value.details() or "")
         await next_to_run(backend)
         assert (await stub.ScaleUp(wanted("b"))).status == ScaleResponse.SUCCESS
+
+
+async def test_who_is_turned_away_is_counted_in_the_status(tmp_path: Path) -> None:
+    """By task, by name and in all, once however often they ask, and not any more when they have found a place."""
+    backend = MemoryBackend()
+    async with serving(settings_at(tmp_path, max_workers=1, max_queued=1), backend) as (stub, _, _):
+
+        async def count(**filters: str) -> int:
+            return (await stub.GetWorkerStatus(WorkerStatusRequest(**filters))).turned_away_count
+
+        assert await count() == 0
+        await stub.ScaleUp(wanted("a", 4))
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.ScaleUp(wanted("b"))
+        b = worker_name("b", "", "", 1, 1)
+        assert (await count(), await count(task_id="a"), await count(task_id="b"), await count(task_id="c")) == (3, 2, 1, 0)
+        assert (await count(worker_pod_name=b), await count(worker_pod_name="other"), await count(task_id="a", worker_pod_name=b)) == (1, 0, 0)
+        assert (await count(status_filter="pending"), await count(status_filter="running")) == (3, 0)
+        await next_to_run(backend)
+        await stub.ScaleUp(wanted("b"))
+        assert (await count(), await count(task_id="b")) == (2, 0)
+
+
+def test_who_does_not_ask_again_is_forgotten() -> None:
+    """After the time within which pipelines ask again, and the longest known beyond the most that are kept."""
+    kept = TurnedAway()
+    kept.note("t", "gives up", 0.0)
+    kept.note("t", "goes on", 0.0)
+    kept.note("t", "goes on", 10.0)
+    assert (kept.count("t", "", 14.9), kept.count("t", "", 15.1), kept.count("t", "", 25.1)) == (2, 1, 0)
+    for number in range(MOST + 5):
+        kept.note("t", f"{number}", 30.0)
+    assert (kept.count("", "", 30.0), kept.count("", "4", 30.0), kept.count("", "5", 30.0)) == (MOST, 0, 1)
 
 
 def test_a_waiting_worker_that_was_replaced_is_counted_once() -> None:

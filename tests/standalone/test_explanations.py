@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Standalone, ottoctl
+from .conftest import Standalone, ottoctl, serving
 from .proxy import proxy
 
 pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
@@ -100,6 +100,22 @@ async def test_status_says_why_workers_wait(tmp_path: Path) -> None:
         for task in ("first", "second"):
             await ottoctl(instance, "scale", "down", task)
         await instance.stop()
+
+
+@pytest.mark.slow
+async def test_status_says_that_the_queue_is_full(tmp_path: Path) -> None:
+    """Under a cap of 1 and a queue of 1 a stage of three workers has none yet: `status` says how many were turned away, of it and in all."""
+    (tmp_path / "three.yaml").write_text("- {name: three, commands: 'true', worker_count: 3}")
+    async with serving(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="1", OTTO_SCALER_MAX_QUEUED="1") as instance:
+        await ottoctl(instance, "scale", "up", "others", "--count", "2", "--queue", "--", "sleep", "300")
+        code, said = await ottoctl(instance, "pipeline", "run", str(tmp_path / "three.yaml"), "--id", "p", "--detach")
+        assert code == 0, said
+        async with asyncio.timeout(90):
+            while "INSUFFICIENT_RESOURCES: 3 more were asked for" not in (await ottoctl(instance, "status"))[1]:
+                await asyncio.sleep(0.1)
+        _, of_another = await ottoctl(instance, "status", "others")
+        assert "INSUFFICIENT_RESOURCES" not in of_another
+        await ottoctl(instance, "pipeline", "cancel", "p")
 
 
 class Terminal:

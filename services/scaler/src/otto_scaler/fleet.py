@@ -16,6 +16,7 @@ from otto_scaler.errors import BackendError, NotReadyError, RefusedError
 from otto_scaler.keeping import Keeping, Need, Verdict
 from otto_scaler.outcomes import Creation, Refusal, Stops
 from otto_scaler.picture import Picture, Selection
+from otto_scaler.turned_away import TurnedAway
 from otto_scaler.watching import Change, Kind, Watch
 from otto_scaler.worker import Cause, State, Worker, WorkerSpec, task_workspace
 
@@ -55,7 +56,9 @@ class Fleet:
         self._limits = limits
         self._clock = clock
         self._picture = Picture()
+        self._steady = steady
         self._admission = Admission(limits.max_workers)
+        self._turned_away = TurnedAway()
         self._watches: set[Watch] = set()
         self._keeping = Keeping(limits.finished_ttl, limits.unreleased_limit, limits.peer_grace, steady)
         self._stopping: dict[str, str] = {}
@@ -111,7 +114,9 @@ class Fleet:
                 room = self._admission.take(name)
                 if not room and (not queue or self._admission.queued >= self._limits.max_queued):
                     result.no_room.append(name)
+                    self._turned_away.note(spec.identity.task_id, name, self._steady())
                     continue
+                self._turned_away.forget(name)
                 if not room:
                     self._admission.enqueue(spec.identity.task_id, name)
                 task = group.create_task(self._create(spec, held=not room), name=f"create {name}")
@@ -165,6 +170,10 @@ class Fleet:
     def places(self) -> dict[str, int]:
         """At which place each worker that waits for room will get it, from 1."""
         return self._admission.places()
+
+    def turned_away(self, task: str, name: str) -> int:
+        """How many workers (of a task, of that name) were asked for just now and found neither room nor a place to wait."""
+        return self._turned_away.count(task, name, self._steady())
 
     def waiting(self, names: Iterable[str]) -> int:
         """How many of these workers wait for room now."""

@@ -113,7 +113,8 @@ class OttoscalerServicer(Base):
                 words = f"{shown!r} is none of {', '.join(s.value for s in State)}"
                 raise InvalidRequestError([("status_filter", words)]) from None
         selection = await self._fleet.select(request.task_id, request.worker_pod_name, state, self._listed)
-        return self._book.response(selection, self._fleet.places() if selection.waiting else {})
+        turned_away = self._fleet.turned_away(request.task_id, request.worker_pod_name) if state in {None, State.PENDING} else 0
+        return self._book.response(selection, self._fleet.places() if selection.waiting else {}, turned_away)
 
     async def WatchWorkers(self, request: WatchWorkersRequest, context: Any) -> AsyncIterator[WorkerEvent]:  # noqa: N802, ARG002 - the contract gives names and arguments
         """Shows workers and every change."""

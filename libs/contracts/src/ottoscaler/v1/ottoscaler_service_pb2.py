@@ -26,7 +26,7 @@ from ottoscaler.v1 import pipeline_pb2 as ottoscaler_dot_v1_dot_pipeline__pb2
 from ottoscaler.v1 import worker_pb2 as ottoscaler_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&ottoscaler/v1/ottoscaler_service.proto\x12\rottoscaler.v1\x1a\x1cottoscaler/v1/pipeline.proto\x1a\x1aottoscaler/v1/worker.proto\"\xc1\x03\n\x0cScaleRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrepository\x18\x02 \x01(\t\x12\x12\n\ncommit_sha\x18\x03 \x01(\t\x12\x14\n\x0cworker_count\x18\x04 \x01(\x05\x12\x42\n\x0c\x62uild_config\x18\x05 \x03(\x0b\x32,.ottoscaler.v1.ScaleRequest.BuildConfigEntry\x12\x14\n\x0ctriggered_by\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12;\n\x08metadata\x18\x08 \x03(\x0b\x32).ottoscaler.v1.ScaleRequest.MetadataEntry\x12)\n\x06worker\x18\x64 \x01(\x0b\x32\x19.ottoscaler.v1.WorkerSpec\x12+\n\tadmission\x18\x65 \x01(\x0e\x32\x18.ottoscaler.v1.Admission\x1a\x32\n\x10\x42uildConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf3\x02\n\rScaleResponse\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.ottoscaler.v1.ScaleResponse.Status\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0fprocessed_count\x18\x03 \x01(\x05\x12\x18\n\x10worker_pod_names\x18\x04 \x03(\t\x12\x12\n\nstarted_at\x18\x05 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x06 \x01(\t\x12\x15\n\rwaiting_count\x18\x64 \x01(\x05\x12\x15\n\rno_room_count\x18\x65 \x01(\x05\x12\x12\n\nroom_limit\x18\x66 \x01(\x05\x12.\n\x08refusals\x18g \x03(\x0b\x32\x1c.ottoscaler.v1.WorkerRefusal\"M\n\x06Status\x12\x0b\n\x07SUCCESS\x10\x00\x12\n\n\x06\x46\x41ILED\x10\x01\x12\x13\n\x0fPARTIAL_SUCCESS\x10\x02\x12\x15\n\x11\x41LREADY_PROCESSED\x10\x03\"d\n\rWorkerRefusal\x12\x17\n\x0fworker_pod_name\x18\x01 \x01(\t\x12*\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1b.ottoscaler.v1.FailureCause\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\x13WorkerStatusRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fworker_pod_name\x18\x02 \x01(\t\x12\x15\n\rstatus_filter\x18\x03 \x01(\t\"\xe4\x01\n\x14WorkerStatusResponse\x12\x13\n\x0btotal_count\x18\x01 \x01(\x05\x12\x15\n\rrunning_count\x18\x02 \x01(\x05\x12\x15\n\rpending_count\x18\x03 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x04 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x05 \x01(\x05\x12/\n\x07workers\x18\x06 \x03(\x0b\x32\x1e.ottoscaler.v1.WorkerPodStatus\x12\x15\n\rwaiting_count\x18\x64 \x01(\x05\x12\x12\n\nroom_limit\x18\x65 \x01(\x05\"T\n\x13WatchWorkersRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fworker_pod_name\x18\x03 \x01(\t\"\xd0\x01\n\x0bWorkerEvent\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.ottoscaler.v1.WorkerEvent.Type\x12.\n\x06worker\x18\x02 \x01(\x0b\x32\x1e.ottoscaler.v1.WorkerPodStatus\"b\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTYPE_ADDED\x10\x01\x12\x11\n\rTYPE_MODIFIED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x0f\n\x0bTYPE_SYNCED\x10\x04\"\\\n\x15ReleaseWorkersRequest\x12\x18\n\x10worker_pod_names\x18\x01 \x03(\t\x12)\n\x08releaser\x18\x02 \x01(\x0e\x32\x17.ottoscaler.v1.Releaser\"0\n\x16ReleaseWorkersResponse\x12\x16\n\x0ereleased_count\x18\x01 \x01(\x05\"+\n\x16\x44\x65leteWorkspaceRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\x19\n\x17\x44\x65leteWorkspaceResponse*Q\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x44MISSION_REJECT\x10\x01\x12\x13\n\x0f\x41\x44MISSION_QUEUE\x10\x02*N\n\x08Releaser\x12\x18\n\x14RELEASER_UNSPECIFIED\x10\x00\x12\x11\n\rRELEASER_LOGS\x10\x01\x12\x15\n\x11RELEASER_PIPELINE\x10\x02\x32\xe6\x04\n\x11OttoscalerService\x12\x44\n\x07ScaleUp\x12\x1b.ottoscaler.v1.ScaleRequest\x1a\x1c.ottoscaler.v1.ScaleResponse\x12\x46\n\tScaleDown\x12\x1b.ottoscaler.v1.ScaleRequest\x1a\x1c.ottoscaler.v1.ScaleResponse\x12Z\n\x0fGetWorkerStatus\x12\".ottoscaler.v1.WorkerStatusRequest\x1a#.ottoscaler.v1.WorkerStatusResponse\x12T\n\x0f\x45xecutePipeline\x12\x1e.ottoscaler.v1.PipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12P\n\x0cWatchWorkers\x12\".ottoscaler.v1.WatchWorkersRequest\x1a\x1a.ottoscaler.v1.WorkerEvent0\x01\x12]\n\x0eReleaseWorkers\x12$.ottoscaler.v1.ReleaseWorkersRequest\x1a%.ottoscaler.v1.ReleaseWorkersResponse\x12`\n\x0f\x44\x65leteWorkspace\x12%.ottoscaler.v1.DeleteWorkspaceRequest\x1a&.ottoscaler.v1.DeleteWorkspaceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&ottoscaler/v1/ottoscaler_service.proto\x12\rottoscaler.v1\x1a\x1cottoscaler/v1/pipeline.proto\x1a\x1aottoscaler/v1/worker.proto\"\xc1\x03\n\x0cScaleRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrepository\x18\x02 \x01(\t\x12\x12\n\ncommit_sha\x18\x03 \x01(\t\x12\x14\n\x0cworker_count\x18\x04 \x01(\x05\x12\x42\n\x0c\x62uild_config\x18\x05 \x03(\x0b\x32,.ottoscaler.v1.ScaleRequest.BuildConfigEntry\x12\x14\n\x0ctriggered_by\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12;\n\x08metadata\x18\x08 \x03(\x0b\x32).ottoscaler.v1.ScaleRequest.MetadataEntry\x12)\n\x06worker\x18\x64 \x01(\x0b\x32\x19.ottoscaler.v1.WorkerSpec\x12+\n\tadmission\x18\x65 \x01(\x0e\x32\x18.ottoscaler.v1.Admission\x1a\x32\n\x10\x42uildConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf3\x02\n\rScaleResponse\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.ottoscaler.v1.ScaleResponse.Status\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0fprocessed_count\x18\x03 \x01(\x05\x12\x18\n\x10worker_pod_names\x18\x04 \x03(\t\x12\x12\n\nstarted_at\x18\x05 \x01(\t\x12\x14\n\x0c\x63ompleted_at\x18\x06 \x01(\t\x12\x15\n\rwaiting_count\x18\x64 \x01(\x05\x12\x15\n\rno_room_count\x18\x65 \x01(\x05\x12\x12\n\nroom_limit\x18\x66 \x01(\x05\x12.\n\x08refusals\x18g \x03(\x0b\x32\x1c.ottoscaler.v1.WorkerRefusal\"M\n\x06Status\x12\x0b\n\x07SUCCESS\x10\x00\x12\n\n\x06\x46\x41ILED\x10\x01\x12\x13\n\x0fPARTIAL_SUCCESS\x10\x02\x12\x15\n\x11\x41LREADY_PROCESSED\x10\x03\"d\n\rWorkerRefusal\x12\x17\n\x0fworker_pod_name\x18\x01 \x01(\t\x12*\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1b.ottoscaler.v1.FailureCause\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\x13WorkerStatusRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x17\n\x0fworker_pod_name\x18\x02 \x01(\t\x12\x15\n\rstatus_filter\x18\x03 \x01(\t\"\xff\x01\n\x14WorkerStatusResponse\x12\x13\n\x0btotal_count\x18\x01 \x01(\x05\x12\x15\n\rrunning_count\x18\x02 \x01(\x05\x12\x15\n\rpending_count\x18\x03 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x04 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x05 \x01(\x05\x12/\n\x07workers\x18\x06 \x03(\x0b\x32\x1e.ottoscaler.v1.WorkerPodStatus\x12\x15\n\rwaiting_count\x18\x64 \x01(\x05\x12\x12\n\nroom_limit\x18\x65 \x01(\x05\x12\x19\n\x11turned_away_count\x18\x66 \x01(\x05\"T\n\x13WatchWorkersRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x13\n\x0bpipeline_id\x18\x02 \x01(\t\x12\x17\n\x0fworker_pod_name\x18\x03 \x01(\t\"\xd0\x01\n\x0bWorkerEvent\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.ottoscaler.v1.WorkerEvent.Type\x12.\n\x06worker\x18\x02 \x01(\x0b\x32\x1e.ottoscaler.v1.WorkerPodStatus\"b\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTYPE_ADDED\x10\x01\x12\x11\n\rTYPE_MODIFIED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x0f\n\x0bTYPE_SYNCED\x10\x04\"\\\n\x15ReleaseWorkersRequest\x12\x18\n\x10worker_pod_names\x18\x01 \x03(\t\x12)\n\x08releaser\x18\x02 \x01(\x0e\x32\x17.ottoscaler.v1.Releaser\"0\n\x16ReleaseWorkersResponse\x12\x16\n\x0ereleased_count\x18\x01 \x01(\x05\"+\n\x16\x44\x65leteWorkspaceRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\x19\n\x17\x44\x65leteWorkspaceResponse*Q\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x44MISSION_REJECT\x10\x01\x12\x13\n\x0f\x41\x44MISSION_QUEUE\x10\x02*N\n\x08Releaser\x12\x18\n\x14RELEASER_UNSPECIFIED\x10\x00\x12\x11\n\rRELEASER_LOGS\x10\x01\x12\x15\n\x11RELEASER_PIPELINE\x10\x02\x32\xe6\x04\n\x11OttoscalerService\x12\x44\n\x07ScaleUp\x12\x1b.ottoscaler.v1.ScaleRequest\x1a\x1c.ottoscaler.v1.ScaleResponse\x12\x46\n\tScaleDown\x12\x1b.ottoscaler.v1.ScaleRequest\x1a\x1c.ottoscaler.v1.ScaleResponse\x12Z\n\x0fGetWorkerStatus\x12\".ottoscaler.v1.WorkerStatusRequest\x1a#.ottoscaler.v1.WorkerStatusResponse\x12T\n\x0f\x45xecutePipeline\x12\x1e.ottoscaler.v1.PipelineRequest\x1a\x1f.ottoscaler.v1.PipelineProgress0\x01\x12P\n\x0cWatchWorkers\x12\".ottoscaler.v1.WatchWorkersRequest\x1a\x1a.ottoscaler.v1.WorkerEvent0\x01\x12]\n\x0eReleaseWorkers\x12$.ottoscaler.v1.ReleaseWorkersRequest\x1a%.ottoscaler.v1.ReleaseWorkersResponse\x12`\n\x0f\x44\x65leteWorkspace\x12%.ottoscaler.v1.DeleteWorkspaceRequest\x1a&.ottoscaler.v1.DeleteWorkspaceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCALEREQUEST_BUILDCONFIGENTRY']._serialized_options = b'8\001'
   _globals['_SCALEREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_SCALEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ADMISSION']._serialized_start=1875
-  _globals['_ADMISSION']._serialized_end=1956
-  _globals['_RELEASER']._serialized_start=1958
-  _globals['_RELEASER']._serialized_end=2036
+  _globals['_ADMISSION']._serialized_start=1902
+  _globals['_ADMISSION']._serialized_end=1983
+  _globals['_RELEASER']._serialized_start=1985
+  _globals['_RELEASER']._serialized_end=2063
   _globals['_SCALEREQUEST']._serialized_start=116
   _globals['_SCALEREQUEST']._serialized_end=565
   _globals['_SCALEREQUEST_BUILDCONFIGENTRY']._serialized_start=466
@@ -56,21 +56,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATUSREQUEST']._serialized_start=1043
   _globals['_WORKERSTATUSREQUEST']._serialized_end=1129
   _globals['_WORKERSTATUSRESPONSE']._serialized_start=1132
-  _globals['_WORKERSTATUSRESPONSE']._serialized_end=1360
-  _globals['_WATCHWORKERSREQUEST']._serialized_start=1362
-  _globals['_WATCHWORKERSREQUEST']._serialized_end=1446
-  _globals['_WORKEREVENT']._serialized_start=1449
-  _globals['_WORKEREVENT']._serialized_end=1657
-  _globals['_WORKEREVENT_TYPE']._serialized_start=1559
-  _globals['_WORKEREVENT_TYPE']._serialized_end=1657
-  _globals['_RELEASEWORKERSREQUEST']._serialized_start=1659
-  _globals['_RELEASEWORKERSREQUEST']._serialized_end=1751
-  _globals['_RELEASEWORKERSRESPONSE']._serialized_start=1753
-  _globals['_RELEASEWORKERSRESPONSE']._serialized_end=1801
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1803
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1846
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1848
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1873
-  _globals['_OTTOSCALERSERVICE']._serialized_start=2039
-  _globals['_OTTOSCALERSERVICE']._serialized_end=2653
+  _globals['_WORKERSTATUSRESPONSE']._serialized_end=1387
+  _globals['_WATCHWORKERSREQUEST']._serialized_start=1389
+  _globals['_WATCHWORKERSREQUEST']._serialized_end=1473
+  _globals['_WORKEREVENT']._serialized_start=1476
+  _globals['_WORKEREVENT']._serialized_end=1684
+  _globals['_WORKEREVENT_TYPE']._serialized_start=1586
+  _globals['_WORKEREVENT_TYPE']._serialized_end=1684
+  _globals['_RELEASEWORKERSREQUEST']._serialized_start=1686
+  _globals['_RELEASEWORKERSREQUEST']._serialized_end=1778
+  _globals['_RELEASEWORKERSRESPONSE']._serialized_start=1780
+  _globals['_RELEASEWORKERSRESPONSE']._serialized_end=1828
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1830
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1873
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1875
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1900
+  _globals['_OTTOSCALERSERVICE']._serialized_start=2066
+  _globals['_OTTOSCALERSERVICE']._serialized_end=2680
 # @@protoc_insertion_point(module_scope)

@@ -356,6 +356,7 @@ class WorkerStatusResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     WAITING_COUNT_FIELD_NUMBER: _builtins.int
     ROOM_LIMIT_FIELD_NUMBER: _builtins.int
+    TURNED_AWAY_COUNT_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
     """All that were selected."""
     running_count: _builtins.int
@@ -370,6 +371,10 @@ class WorkerStatusResponse(_message.Message):
     """Of pending_count, those that wait for room."""
     room_limit: _builtins.int
     """The cap on concurrent workers."""
+    turned_away_count: _builtins.int
+    """Beside total_count: workers that were asked for in the last 15 s, found neither room nor a place to wait, and are not there since
+    (RESOURCE_EXHAUSTED, or a no_room_count). A pipeline goes on asking.
+    """
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.WorkerPodStatus]:
         """Unfinished and newest first, at most the configured number."""
@@ -385,10 +390,11 @@ class WorkerStatusResponse(_message.Message):
         workers: _abc.Iterable[_worker_pb2.WorkerPodStatus] | None = ...,
         waiting_count: _builtins.int = ...,
         room_limit: _builtins.int = ...,
+        turned_away_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "pending_count", b"pending_count", "room_limit", b"room_limit", "running_count", b"running_count", "succeeded_count", b"succeeded_count", "total_count", b"total_count", "waiting_count", b"waiting_count", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "pending_count", b"pending_count", "room_limit", b"room_limit", "running_count", b"running_count", "succeeded_count", b"succeeded_count", "total_count", b"total_count", "turned_away_count", b"turned_away_count", "waiting_count", b"waiting_count", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

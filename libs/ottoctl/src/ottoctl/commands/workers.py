@@ -150,7 +150,7 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
     if output is not Output.TABLE:
         dump(as_data(answer), output)
         return exit_codes.COMPLETED
-    if not answer.workers and (request.task_id or request.worker_pod_name):
+    if not answer.workers and not answer.turned_away_count and (request.task_id or request.worker_pod_name):
         known = request.worker_pod_name or request.task_id
         notice(
             f"there is no worker {'called' if request.worker_pod_name else 'of a task'} {known!r} (any more)"
@@ -162,6 +162,12 @@ async def _status(client: "Client", request: Any, output: Output) -> int:
         f"{answer.succeeded_count} succeeded, {answer.failed_count} failed"
         + (f"; {answer.waiting_count} of them wait for room (cap {answer.room_limit})" if answer.waiting_count else "")
     )
+    if answer.turned_away_count:
+        print(
+            f"INSUFFICIENT_RESOURCES: {answer.turned_away_count} more "
+            f"{'was' if answer.turned_away_count == 1 else 'were'} asked for just now, without room (cap {answer.room_limit}) or a place "
+            "to wait for it; pipelines go on asking"
+        )
     return exit_codes.COMPLETED
 
 

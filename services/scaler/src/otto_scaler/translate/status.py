@@ -34,10 +34,10 @@ class StatusBook:
         """A step of a watch."""
         return WorkerEvent(type=_KINDS[change.kind], worker=None if change.worker is None else self.status(change.worker))
 
-    def response(self, selection: Selection, places: Mapping[str, int]) -> WorkerStatusResponse:
+    def response(self, selection: Selection, places: Mapping[str, int], turned_away: int) -> WorkerStatusResponse:
         """An answer to GetWorkerStatus; lists fewer workers than selected where it would become too large.
 
-        `places` tells at which place those that wait for room will get it.
+        `places` tells at which place those that wait for room will get it, `turned_away` how many can't even wait.
         """
         counts = selection.counts
         left = ANSWER_BYTES
@@ -63,6 +63,7 @@ class StatusBook:
             workers=listed,
             waiting_count=selection.waiting,
             room_limit=self._cap,
+            turned_away_count=turned_away,
         )
 
     def _entry(self, worker: Worker) -> tuple[WorkerPodStatus, int]:
