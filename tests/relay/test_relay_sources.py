@@ -1,0 +1,171 @@
+"""What the collector relies on of a LogSource: of the one over files, whether the kernel tells of changes or they are looked for."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from otto_relay.errors import SourceError, SourceLostError
+from otto_relay.sources import file
+from otto_relay.sources.file import FileSource
+from otto_relay.sources.protocol import Ending, Line
+from otto_relay.testing import LogFile
+
+LONGEST = 64
+
+
+@pytest.fixture(params=["told by the kernel", "looking"])
+async def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FileSource]:
+    """Told by the kernel it looks by itself only after longer than a test waits."""
+    told = request.param == "told by the kernel"
+    if not told:
+
+        def none_left() -> None:
+            raise OSError("no more watches")
+
+        monkeypatch.setattr(file, "Inotify", none_left)
+    made = FileSource(tmp_path, 300.0 if told else 0.01, LONGEST)
+    yield made
+    made.close()
+
+
+def split(text: bytes, complete: bool) -> int:
+    return min(len(text), LONGEST) if complete or len(text) >= LONGEST else 0
+
+
+class Reader:
+    """Reads in the background, and remembers."""
+
+    def __init__(self, source: FileSource, position: bytes = b"") -> None:
+        self.ending = Ending()
+        self.lines: list[Line] = []
+        self._source = source
+        self._position = position
+
+    async def run(self) -> None:
+        async with aclosing(self._source.lines("w-1", self._position, self.ending, split)) as batches:  # type: ignore[type-var]  # an async generator behind an AsyncIterator
+            async for batch in batches:
+                assert batch
+                self.lines += batch
+
+    @property
+    def texts(self) -> list[str]:
+        return [line.text.decode() for line in self.lines]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_lines_come_as_they_are_written_until_the_worker_has_ended(source: FileSource, tmp_path: Path) -> None:
+    """Each once, in order, with its stream and time; what was written before the end is given before the source ends."""
+    log = LogFile(tmp_path, "w-1")
+    log.write("one")
+    reader = Reader(source)
+    reading = asyncio.create_task(reader.run())
+    await until(lambda: reader.texts == ["one"])
+    for number in range(20):
+        log.write(f"later {number}", stderr=number % 2 == 1)
+        await until(lambda: reader.texts[-1] == f"later {number}")  # noqa: B023 - awaited in this round
+    log.write("last")
+    reader.ending.set()
+    await asyncio.wait_for(reading, 30)
+    assert reader.texts == ["one", *(f"later {number}" for number in range(20)), "last"]
+    assert [line.stderr for line in reader.lines] == [False, *([False, True] * 10), False]
+    assert [line.time for line in reader.lines] == sorted(line.time for line in reader.lines)
+
+
+async def test_from_the_position_of_any_line_come_exactly_those_behind_it(source: FileSource, tmp_path: Path) -> None:
+    """Also from within a line that was too long for one entry, and from one in parts."""
+    log = LogFile(tmp_path, "w-1")
+    log.write("one", "x" * 150, "two")
+    log.write("in ", part=True)
+    log.write("parts")
+    log.write("", "three")
+    whole = Reader(source)
+    whole.ending.set()
+    await whole.run()
+    assert whole.texts == ["one", "x" * 64, "x" * 64, "x" * 22, "two", "in parts", "", "three"]
+    for index, line in enumerate(whole.lines):
+        assert len(line.position) <= 255
+        rest = Reader(source, line.position)
+        rest.ending.set()
+        await rest.run()
+        assert rest.lines == whole.lines[index + 1 :]
+
+
+async def test_a_line_that_is_not_complete_waits_for_its_end_or_the_workers(source: FileSource, tmp_path: Path) -> None:
+    """Bytes without a line end are no line yet; when the worker ends they are."""
+    log = LogFile(tmp_path, "w-1")
+    log.write("whole")
+    with log.path.open("ab") as writing:
+        writing.write(b"2026-11-24T02:00:01.000000000Z stdout F half")
+    reader = Reader(source)
+    reading = asyncio.create_task(reader.run())
+    await until(lambda: reader.texts == ["whole"])
+    await asyncio.sleep(0.05)
+    assert reader.texts == ["whole"]
+    reader.ending.set()
+    await asyncio.wait_for(reading, 30)
+    assert reader.texts == ["whole", "half"]
+
+
+async def test_a_log_that_is_gone_or_shorter_than_what_was_read_is_lost(source: FileSource, tmp_path: Path) -> None:
+    """SourceLostError, and not an empty log or lines of another one."""
+    log = LogFile(tmp_path, "w-1")
+    log.write("one", "two")
+    reader = Reader(source)
+    reader.ending.set()
+    await reader.run()
+    os.truncate(log.path, 10)
+    with pytest.raises(SourceLostError):
+        await asyncio.wait_for(Reader(source, reader.lines[-1].position).run(), 30)
+    log.path.unlink()
+    with pytest.raises(SourceLostError):
+        await asyncio.wait_for(Reader(source).run(), 30)
+
+
+async def test_whether_there_is_a_log_is_known_at_the_workers_end(source: FileSource, tmp_path: Path) -> None:
+    """`available` waits for a log that comes, and says no once the worker has ended without one."""
+    ending = Ending()
+    waiting = asyncio.create_task(source.available("w-1", ending))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    LogFile(tmp_path, "w-1")
+    assert await asyncio.wait_for(waiting, 30)
+    waiting = asyncio.create_task(source.available("w-2", ending))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    ending.set()
+    assert not await asyncio.wait_for(waiting, 30)
+
+
+async def test_values_are_a_list_of_texts_or_an_error(source: FileSource, tmp_path: Path) -> None:
+    """None where there are none; what can't be read, or is something else, is a SourceError that shows nothing of it."""
+    path = tmp_path / "w-1" / "secrets"
+    LogFile(tmp_path, "w-1")
+    assert list(await source.secrets("w-1")) == []
+    path.write_text('["one", "둘"]', "utf-8")
+    assert list(await source.secrets("w-1")) == ["one", "둘"]
+    for wrong in ("", "{", '"hidden"', '["hidden", 1]', '{"hidden": 1}', "null"):
+        path.write_text(wrong, "utf-8")
+        with pytest.raises(SourceError) as error:
+            await source.secrets("w-1")
+        assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../w-1", "a\0b"], ids=repr)
+async def test_a_name_that_is_no_directory_reads_nothing(source: FileSource, tmp_path: Path, name: str) -> None:
+    """A worker's name never leads out of the source's directory."""
+    LogFile(tmp_path, "w-1").write("one")
+    ending = Ending()
+    ending.set()
+    with pytest.raises(SourceLostError):
+        await source.available(name, ending)
+    with pytest.raises(SourceLostError):
+        await source.secrets(name)
