@@ -104,7 +104,7 @@ async def test_status_says_why_workers_wait(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_status_says_that_the_queue_is_full(tmp_path: Path) -> None:
-    """Under a cap of 1 and a queue of 1 a stage of three workers has none yet: `status` says how many were turned away, of it and in all."""
+    """Under a cap of 1 and a queue of 1 a stage of three workers has none yet: `status` says how many were turned away."""
     (tmp_path / "three.yaml").write_text("- {name: three, commands: 'true', worker_count: 3}")
     async with serving(tmp_path / "state", OTTO_SCALER_MAX_WORKERS="1", OTTO_SCALER_MAX_QUEUED="1") as instance:
         await ottoctl(instance, "scale", "up", "others", "--count", "2", "--queue", "--", "sleep", "300")
