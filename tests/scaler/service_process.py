@@ -15,6 +15,7 @@ async def main(root: Path, tasks: list[str]) -> None:
     async with process_backend(
         root / "workers", root / "workspaces", Surroundings(root / "secrets", "/usr/bin:/bin", "C.UTF-8")
     ) as backend:
+        running = asyncio.create_task(backend.run())
         async for observation in backend.observe():
             if isinstance(observation, Synced):
                 for task in tasks:
@@ -25,6 +26,7 @@ async def main(root: Path, tasks: list[str]) -> None:
                 print("created", flush=True)
             elif isinstance(observation, Seen):
                 print(observation.worker.identity.task_id, observation.worker.state.value, flush=True)
+        running.cancel()
 
 
 if __name__ == "__main__":

@@ -250,17 +250,15 @@ async def test_a_worker_that_is_not_known_now_is_not_taken_away(root: Path) -> N
 
 
 async def test_a_clock_that_was_set_ends_no_adopted_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set two hours forward while no service was there, it makes a worker of an hour no older than it is."""
-    async with process_rig(root) as rig:
-        wanted = script("sleep 300", timeout=3600.0)
-        await rig.create(wanted)
-        await rig.runs(wanted)
+    """Set forward while no service was there, by twice what a worker may run, it makes that no older than it is."""
+    await service_killed(root, "task=sleep 300")
+    limit = json.loads((root / "workers" / name("task") / "spec").read_text())["spec"]["timeout"]
     day = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: day() + 7200 * 10**9)
+    monkeypatch.setattr(time, "time_ns", lambda: day() + int(2 * limit * 10**9))
     async with process_rig(root) as rig:
-        watchdog = rig.backend._tending.entries[wanted.identity.name].watchdog  # type: ignore[attr-defined]
+        watchdog = rig.backend._tending.entries[name("task")].watchdog  # type: ignore[attr-defined]
         assert watchdog.verdict(time.monotonic()) is None
-        assert watchdog.verdict(time.monotonic() + 3600) == (Cause.TIMEOUT, "ran longer than 3600 s")
+        assert watchdog.verdict(time.monotonic() + limit) == (Cause.TIMEOUT, f"ran longer than {limit:g} s")
 
 
 async def test_a_supervisor_has_an_age(root: Path) -> None:
@@ -275,6 +273,9 @@ async def test_a_supervisor_has_an_age(root: Path) -> None:
         await until(lambda: supervisor.age() > first)
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         assert slept > 1 or 0 < supervisor.age() <= time.monotonic() - before + 0.02  # start times are counted in hundredths
+        await rig.fleet.scale_down("task", 0, "over")
+        await rig.ends(wanted)
+        assert supervisor.age() == 0
 
 
 async def test_an_unreadable_report_is_an_internal_failure(root: Path) -> None:

@@ -63,10 +63,11 @@ class ProcessBackend:
         return [(name, "needs Kubernetes; here workers are processes of one machine") for name, value in asked.items() if value]
 
     async def run(self) -> None:
-        """See WorkerBackend: deletes what was taken away."""
+        """See WorkerBackend: starts what is to run, deletes what was taken away."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tending.trash.run(), name="delete what was taken away")
             group.create_task(self._tidy(), name="find what is to be deleted")
+            group.create_task(self._tending.run_starts(), name="start workers")
 
     async def observe(self) -> AsyncIterator[Observation]:
         """See WorkerBackend. What runs is adopted; what was created but never run is run now."""
@@ -145,7 +146,8 @@ class ProcessBackend:
                 self._tending.fail(entry, Cause.INTERNAL, f"it could not be started: {error.strerror}")
                 return
             entry.held = False
-            await self._tending.run(entry)
+            self._tending.refresh(entry)
+            self._tending.starts.put_nowait(entry)
 
     async def stop(self, name: str, reason: str) -> None:
         """See WorkerBackend."""
@@ -263,7 +265,7 @@ class ProcessBackend:
             elif entry.reason:
                 self._tending.fail(entry, Cause.CANCELLED, entry.reason)
             elif not entry.held:
-                await self._tending.run(entry)
+                self._tending.starts.put_nowait(entry)
 
     def _look(self) -> None:
         """Notices directories that were taken away, supervisors that do not keep the limits, ends that could not be read, and workers that

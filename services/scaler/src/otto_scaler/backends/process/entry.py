@@ -35,6 +35,8 @@ class Entry:
     supervisor: Supervisor | None = None
     running: int = -1
     """The descriptor on which its supervisor says that it runs; -1: none."""
+    starting: bool = False
+    """It has one of the places of those that are starting."""
     watchdog: Watchdog | None = None
     over: bool = False
     """Its supervisor has ended, and it is to be found out how."""

@@ -23,6 +23,12 @@ from otto_scaler.errors import RefusedError
 from otto_scaler.worker import Cause
 
 log = logging.getLogger(__name__)
+STARTING_AT_ONCE = 2 * (os.cpu_count() or 1)
+"""How many supervisors are starting at the same time: as many as the machine is busy with anyhow. More would start none sooner, but keep
+calls from being answered, and have the time of those wasted that are stopped before their turn.
+"""
+PLACE_SECONDS = 1.0
+"""After this long another one may start all the same: one that hangs holds up nobody."""
 
 
 class Tending:
@@ -40,29 +46,63 @@ class Tending:
         """There is something in one of the two."""
         self.trash = Trash()
         """What is to be deleted."""
+        self.starts: asyncio.Queue[Entry] = asyncio.Queue()
+        """Those that are to be run. Bounded by the number of workers."""
+        self._places = asyncio.Semaphore(STARTING_AT_ONCE)
         self._files = files
         self._workspaces = workspaces
         self._surroundings = surroundings
 
-    async def run(self, entry: Entry) -> None:
-        """Starts the supervisor of a worker that none has claimed."""
-        spec, directory = entry.record.spec, entry.directory
+    async def run_starts(self) -> None:
+        """Starts the supervisors of those that are to be run, a few at a time, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                entry = await self.starts.get()
+                group.create_task(self._start(entry), name=f"start {entry.name}")
+
+    async def _start(self, entry: Entry) -> None:
+        """Starts the supervisor of a worker that none has claimed, once there is a place, unless it has been asked to stop by then."""
         try:
-            values = await self._files.run(environment.secret_values, spec, self._surroundings.secrets_dir)
-            entry.own.make()
-            directory.keep_secrets(environment.to_mask(spec, values))
-            workspace = self._workspace(entry)
-            workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
-            launch = environment.launch(entry.record, entry.own, workspace, values, self._surroundings)
-            supervisor, running = processes.spawn(directory.path, launch)
+            values = await self._files.run(environment.secret_values, entry.record.spec, self._surroundings.secrets_dir)
+            await self._places.acquire()
+            entry.starting = True
+            asyncio.get_running_loop().call_later(PLACE_SECONDS, self._leave_place, entry)
+            async with entry.lock:
+                if self._waits(entry):
+                    self._spawn(entry, values)
         except RefusedError as error:
-            self.fail(entry, error.cause, str(error))
-            return
-        except (OSError, ValueError) as error:
+            await self._not_started(entry, error.cause, str(error))
+        except Exception as error:  # one worker that can't be started must not end all others
             log.exception("scaler.worker.run_failed", extra={"worker": entry.name})
             why = error.strerror if isinstance(error, OSError) else "what it was asked to be can't be handed to a program"
-            self.fail(entry, Cause.INTERNAL, f"it could not be started: {why}")
-            return
+            await self._not_started(entry, Cause.INTERNAL, f"it could not be started: {why}")
+        finally:
+            if entry.running < 0:
+                self._leave_place(entry)
+
+    async def _not_started(self, entry: Entry, cause: Cause, message: str) -> None:
+        async with entry.lock:
+            if self._waits(entry):
+                self.fail(entry, cause, message)
+
+    def _waits(self, entry: Entry) -> bool:
+        """Whether it is still to be started: nobody has stopped it, or found it anew."""
+        return self.entries.get(entry.name) is entry and entry.supervisor is None and not (entry.over or entry.worker.finished)
+
+    def _leave_place(self, entry: Entry) -> None:
+        """Another one may start: it runs, or has ended, or takes long."""
+        if entry.starting:
+            entry.starting = False
+            self._places.release()
+
+    def _spawn(self, entry: Entry, values: dict[str, str]) -> None:
+        spec, directory = entry.record.spec, entry.directory
+        entry.own.make()
+        directory.keep_secrets(environment.to_mask(spec, values))
+        workspace = self._workspace(entry)
+        workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
+        launch = environment.launch(entry.record, entry.own, workspace, values, self._surroundings)
+        supervisor, running = processes.spawn(directory.path, launch)
         self.follow(entry, supervisor, Watchdog(spec.timeout, spec.stop_grace, self._surroundings.patience, time.monotonic()))
         entry.running = running
         entry.when_ready(running, self._on_running)
@@ -76,6 +116,7 @@ class Tending:
     def unfollow(self, entry: Entry) -> None:
         """Holds nothing of its supervisor any more."""
         loop = asyncio.get_running_loop()
+        self._leave_place(entry)
         if entry.running >= 0:
             loop.remove_reader(entry.running)
             os.close(entry.running)
@@ -98,6 +139,7 @@ class Tending:
         said = os.read(entry.running, 64).strip()
         os.close(entry.running)
         entry.running = -1
+        self._leave_place(entry)
         if said:
             entry.started = int(said) if said.isdigit() and len(said) < 20 else time.time_ns()
             self.refresh(entry)
