@@ -76,7 +76,8 @@ async def test_the_command_gets_the_address_and_its_exit_code_is_the_scripts(tmp
     code, output, errors = await run("tools/with-standalone", "sh", "-c", command, env=environ(tmp_path, address))
     assert code == 7, errors
     assert '"SERVING"' in output
-    assert f"Ottoscaler {SERVES} {address} (its log: {tmp_path}" in errors
+    assert f"Ottoscaler {SERVES} {address}\n" in errors
+    assert f"The log of Ottoscaler itself: {tmp_path}" in errors
     assert not answers(address)
     log = next(tmp_path.glob("ottoscaler-standalone.*.log"))
     assert "Stopped after" in log.read_text()
