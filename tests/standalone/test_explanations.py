@@ -26,13 +26,17 @@ stages:
   - {name: code, commands: "echo before; exit 7"}
   - {name: missing, commands: "no-such-program-at-all"}
   - {name: signal, commands: "echo about to die; kill -SEGV $$"}
+  - {name: deleted, commands: "echo tidying up; rm -rf $HOME/../../../../workers/$OTTO_WORKER_NAME; sleep 60"}
+  - {name: unwatched, commands: "echo alone; sleep 1; kill -9 $PPID; sleep 60"}
   - {name: go, type: approval, timeout: 1}
 """
 
 
 @pytest.mark.slow
 async def test_real_failures_are_explained(standalone: Standalone, tmp_path: Path) -> None:
-    """Out of memory, too slow, an exit code, no such program, a signal, nobody approved: cause, limit, remedy and last line of each."""
+    """Out of memory, too slow, an exit code, no such program, a signal, its directory deleted, its supervisor killed, nobody approved: cause,
+    limit, remedy and last line of each.
+    """
     (tmp_path / "f.yaml").write_text(FAILURES % sys.executable)
     code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "f.yaml"), "--id", "f", "--no-logs")
     assert code == 1, output
@@ -43,6 +47,8 @@ async def test_real_failures_are_explained(standalone: Standalone, tmp_path: Pat
         ("code", "EXIT_CODE", "exit code 7", "its last lines say why", "  | before"),
         ("missing", "EXIT_CODE", "a program was not found", "PATH", "no-such-program-at-all"),
         ("signal", "EXIT_CODE", "killed by SIGSEGV", "its last lines say why", "  | about to die"),
+        ("deleted", "DELETED", "its pod, its directory or its log", "away from Ottoscaler's state directory", ""),
+        ("unwatched", "INTERNAL", "its supervisor was killed or failed", "ottoctl doctor, and the service's log", "  | alone"),
         ("go", "TIMEOUT", "nobody decided within 1 s", "ottoctl pipeline approve", ""),
     ):
         assert f"({cause})" in parts[name], parts[name]
