@@ -23,12 +23,23 @@ from google.protobuf.message import DecodeError, Message
 import ottoscaler.v1
 
 PROTOS = Path(__file__).parents[2] / "protos" / "ottoscaler" / "v1"
+STATES = frozenset({"CANCELLED"})
+"""Words in the comments that are states of a run or a worker, though there are statuses of these names."""
 LIKE = {
     "OttoscalerService/ExecutePipeline": "PipelineService/ExecutePipeline",
     "LogStreamingService/StreamBuildLogs": "LogStreamingService/StreamWorkerLogs",
     "LogStreamingService/TailLogs": "LogStreamingService/StreamWorkerLogs",
 }
 """Methods whose comment says that they behave as another one."""
+FOLLOWING = frozenset(
+    {
+        "LogStreamingService/StreamWorkerLogs",
+        "LogStreamingService/StreamBuildLogs",
+        "LogStreamingService/TailLogs",
+        "PipelineService/WatchPipeline",
+    }
+)
+"""Methods that have nothing to say while nothing happens, unless they are asked not to follow."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ def documented_statuses() -> dict[str, frozenset[grpc.StatusCode]]:
                 service = line.split()[1]
             elif line.startswith("rpc "):
                 name = re.split(r"[ (]", line)[1]
-                named = {grpc.StatusCode[word] for word in re.findall(r"\b[A-Z_]+\b", comment) if word in grpc.StatusCode.__members__}
+                words = set(re.findall(r"\b[A-Z_]+\b", comment)) & set(grpc.StatusCode.__members__) - STATES
+                named = {grpc.StatusCode[word] for word in words}
                 found[f"{service}/{name}"] = frozenset(named | {grpc.StatusCode.OK})
             comment = f"{comment} {line}" if line.startswith("//") else ""
     return found
@@ -154,6 +166,13 @@ class Case:
     sent: tuple[bytes, ...]
     readable: bool
     """Whether all of it is what the method takes."""
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether an answer may take as long as it takes until something happens."""
+        if not self.readable or str(self.method) not in FOLLOWING:
+            return False
+        return not _says(self.method.takes.FromString(self.sent[0]), "no_follow")
 
     def __str__(self) -> str:
         shown = " | ".join(data[:200].hex() + ("…" if len(data) > 200 else "") for data in self.sent)
@@ -254,6 +273,16 @@ def _read(takes: type[Message], data: bytes) -> Message | None:
         return takes.FromString(data)
     except DecodeError:
         return None
+
+
+def _says(message: Message, name: str) -> bool:
+    """Whether a field of that name is true, in it or in what it holds."""
+    for field, value in message.ListFields():
+        if field.name == name and value is True:
+            return True
+        if isinstance(value, Message) and _says(value, name):
+            return True
+    return False
 
 
 def _repositories(message: Message) -> Iterator[str]:

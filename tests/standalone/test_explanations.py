@@ -34,8 +34,8 @@ stages:
 
 @pytest.mark.slow
 async def test_real_failures_are_explained(standalone: Standalone, tmp_path: Path) -> None:
-    """Out of memory, too slow, an exit code, no such program, a signal, its directory deleted, its supervisor killed, nobody approved: cause,
-    limit, remedy and last line of each.
+    """Out of memory, too slow, an exit code, no such program, a signal, its directory deleted, its supervisor killed, nobody approved:
+    cause, limit, remedy and last line of each.
     """
     (tmp_path / "f.yaml").write_text(FAILURES % sys.executable)
     code, output = await ottoctl(standalone, "pipeline", "run", str(tmp_path / "f.yaml"), "--id", "f", "--no-logs")

@@ -28,8 +28,8 @@ SEED = 4
 CHANNELS, CLIENTS = 4, 48
 ANSWER_SECONDS = 60.0
 """Within which every unary call has to be answered; the service gives one up after 30 s, which no method's contract names."""
-LISTEN_SECONDS = 0.2
-"""How long the first message of a stream is waited for: one that follows something may have nothing to say."""
+LISTEN_SECONDS, LISTEN_LONGER_SECONDS, SAMPLE = 0.2, 1.0, 100
+"""How long the first message of a stream is waited for that may have nothing to say, and of one in so many of them."""
 WORKERS, WAITING = 4, 12
 SMALL = {
     "OTTO_SCALER_MAX_WORKERS": str(WORKERS),
@@ -99,13 +99,18 @@ class Flood:
         return grpc.StatusCode.OK, "", [case.method.gives.FromString(answer)]
 
     async def _stream(self, channel: grpc.aio.Channel, case: Case) -> tuple[grpc.StatusCode | None, str, list[object]]:
-        """The first message, or the end, or none of both while it is listened to; unreadable requests are always answered."""
+        """The first message, or the end; for what follows something, none of both while it is listened to."""
         call = channel.unary_stream(case.method.path, as_it_is, as_it_is)(case.sent[0])
+        patience = ANSWER_SECONDS
+        if case.may_be_silent:
+            patience = LISTEN_SECONDS if case.number % SAMPLE else LISTEN_LONGER_SECONDS
         try:
-            async with asyncio.timeout(LISTEN_SECONDS if case.readable else ANSWER_SECONDS):
+            async with asyncio.timeout(patience):
                 answer: Any = await call.read()
         except TimeoutError:
             call.cancel()
+            if not case.may_be_silent:
+                self.wrong.append(f"{case} was not answered within {patience:g} s")
             return None, "", []
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details() or "", []
