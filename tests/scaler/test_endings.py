@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from otto_scaler.backends.process import processes
 from otto_scaler.worker import Cause, State, Worker, WorkerSpec, worker_name
 
 from .conftest import DEFAULT_LIMITS, PYTHON, Rig, delete, kill_workers, process_rig, processes_of, script, spec, until
@@ -131,6 +132,14 @@ async def test_a_worker_over_its_time_is_told_soon_after_it(rig: Rig) -> None:
     began = time.monotonic()
     await until(lambda: not processes_of(rig.root))
     _soon(f"timeout of 0.5 s: ended after {(worker.ended - worker.started) / 1e9:.2f} s, nothing left after", began)
+
+
+async def test_a_stop_that_comes_too_late_changes_no_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It meets a supervisor that has written the end down and is on its way out, where Python lets signals kill again."""
+    late = "import os, sys; late = type('Late', (), {'__del__': lambda _, kill=os.kill, own=os.getpid(): kill(own, 15)})(); "
+    monkeypatch.setattr(processes, "_PROGRAM", late + processes._PROGRAM)
+    worker = await rig.run(script("exit 9"))
+    assert (worker.cause, worker.exit_code) == (Cause.EXIT_CODE, 9)
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def main(directory: str) -> int:
         if report.claimed_by_another(directory):
             return 1
         ending = Ending(None, "INTERNAL", words, started, time.time_ns())
+    # The end stands. On its way out Python gives signals their default back: a stop that comes too late would kill us, and the end be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if ending.cause == "DELETED":
         _let_it_go(directory)
     try:
