@@ -102,6 +102,14 @@ def test_short_values_go_only_where_they_stand_alone() -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@example(
+    values=["0\x1f\x1f\x1b", "0000"],
+    form=lambda value: json.dumps(value)[1:-1],
+    between=["", "", "", "", ""],
+    sizes=[1],
+    chunk=1,
+    limit=8,
+)
 @given(
     values=st.lists(
         st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=4, max_size=30), min_size=1, max_size=3
@@ -131,7 +139,7 @@ def test_splitting_a_line_anywhere_hides_nothing_less(
     def split(pending: bytes, complete: bool) -> int:
         if not complete and len(pending) < limit + masker.longest:
             return 0
-        return masker.cut(pending, limit)
+        return masker.cut(pending, limit, complete=complete)
 
     joiner = Joiner(b"", split, limit)
     lines = []
@@ -170,7 +178,7 @@ def test_a_split_never_changes_what_is_an_escape() -> None:
     pieces = []
     rest = text
     while rest:
-        count = masker.cut(rest, 10)
+        count = masker.cut(rest, 10, complete=True)
         pieces.append(masker.mask(rest[:count]))
         rest = rest[count:]
     assert b"".join(pieces) == masker.mask(text) == b"x" * 9 + b"\\\\***" + b"y" * 100
@@ -203,3 +211,26 @@ def test_a_long_lines_escapes_are_undone_once(monkeypatch: pytest.MonkeyPatch) -
         count = 0
         assert [line.message for line in fresh([Line(0, False, text, b"")], Masker(["a secret"]))] == [expected]
         assert count == 1
+
+
+@pytest.mark.parametrize("value", ["aaaa", "abab", "0000"])
+def test_a_line_of_nothing_but_values_is_split_before_it_fills_memory(value: str) -> None:
+    """However long it gets, and though values overlap everywhere in it: no more than a bounded stretch is waited for."""
+    masker = Masker([value])
+    pending = b""
+    kept = longest = 0
+    for _ in range(5000):
+        pending += value[:2].encode()
+        longest = max(longest, len(pending))
+        while len(pending) >= 64 + masker.longest and (count := masker.cut(pending, 64, complete=False)):
+            part, pending = pending[:count], pending[count:]
+            kept += len(masker.mask(part).replace(MASK, b""))
+    assert longest <= 64 + 17 * masker.longest
+    assert kept <= 5000 * 2 // 64 * 3
+
+
+def test_the_braces_of_a_key_are_in_every_log() -> None:
+    """Of a value of several lines only those are values themselves that tell something."""
+    masker = Masker(['{\n  "private_key": "MIIEvQIBADANBg",\n  "a": 1\n}\n'])
+    assert masker.mask(b'{ "ok": true }, "a": 1') == b'{ "ok": true }, "a": 1'
+    assert masker.mask(b'the key has "private_key": "MIIEvQIBADANBg",') == b"the key has ***"

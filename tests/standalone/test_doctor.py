@@ -307,7 +307,8 @@ async def test_another_version_another_clock_and_unstartable_workers() -> None:
     ottoscaler_service_pb2.DESCRIPTOR.CopyToProto(file)
     request = next(m for m in file.message_type if m.name == "ScaleRequest")
     request.field.add(name="of_the_future", number=150, type=FieldDescriptorProto.TYPE_STRING, label=FieldDescriptorProto.LABEL_OPTIONAL)
-    del next(m for m in file.message_type if m.name == "WorkerStatusResponse").field[-1]
+    response = next(m for m in file.message_type if m.name == "WorkerStatusResponse")
+    response.field.remove(next(f for f in response.field if f.name == "room_limit"))
     next(f for f in request.field if f.name == "worker_count").type = FieldDescriptorProto.TYPE_STRING
     async with grpc_server(status=health_pb2.HealthCheckResponse.SERVING, file=file) as address:
         findings, case = await examined(address)

@@ -241,7 +241,7 @@ class Collector:
         def split(text: bytes, complete: bool) -> int:
             if not complete and len(text) < self._max_line_bytes + masker.longest:
                 return 0
-            return masker.cut(text, self._max_line_bytes)
+            return masker.cut(text, self._max_line_bytes, complete=complete)
 
         log.debug("relay.worker.following", extra={"worker": known.worker_id, "stored": known.spool.last})
         try:

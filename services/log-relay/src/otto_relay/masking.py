@@ -16,8 +16,13 @@ from itertools import accumulate
 MASK = b"***"
 SHORTEST = 4
 """Characters from which on a value is replaced wherever it stands."""
+_SHORTEST_LINE = 8
+"""Characters from which on a line of a value of several lines is a value itself."""
+_LINE_END = re.compile("\r\n|\n|\r")
 _SHORTEST_CODE = 6
 """Characters that a piece of base64 must have to be sought: shorter ones occur by chance."""
+_PATIENCE = 16
+"""Longest forms that are waited for in a line of nothing but values."""
 _WIDTHS = (76, 64)
 """Characters after which tools break base64 into lines: coreutils and MIME, OpenSSL and PEM."""
 _LONGEST_ESCAPE = 6
@@ -97,11 +102,16 @@ class Masker:
     """Replaces the values it was made for."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        """Values of nothing but white space are left out; of a value of several lines each line counts too."""
+        """Values of nothing but white space are left out; of a value of several lines each line counts too that tells something.
+
+        That is one of at least _SHORTEST_LINE characters, a letter or digit among them: the braces of a key in JSON are in every log.
+        """
         long: set[bytes] = set()
         alone: set[bytes] = set()
         for secret in secrets:
-            for value in {secret, secret.strip(), *(line.strip() for line in secret.splitlines())}:
+            lines = [line.strip() for line in _LINE_END.split(secret)]
+            telling = [line for line in lines if len(line) >= _SHORTEST_LINE and any(map(str.isalnum, line))]
+            for value in {secret, secret.strip(), *telling}:
                 if not value.strip():
                     continue
                 if len(value) < SHORTEST:
@@ -138,14 +148,18 @@ class Masker:
             if value in text:
                 yield from (match.span() for match in pattern.finditer(text))
 
-    def spans(self, text: bytes) -> list[tuple[int, int]]:
-        """Where something is to be replaced: ascending, overlapping and touching ones joined."""
+    def _matches(self, text: bytes) -> list[tuple[int, int]]:
+        """Every place of every form of a value, ascending; they may touch and overlap."""
         found = list(self._found(text))
         for undone in _undone(text):
             found += [(undone.place(start), undone.place(end)) for start, end in self._found(undone.text)]
         found.sort()
+        return found
+
+    def spans(self, text: bytes) -> list[tuple[int, int]]:
+        """Where something is to be replaced: ascending, overlapping and touching ones joined."""
         joined: list[tuple[int, int]] = []
-        for start, end in found:
+        for start, end in self._matches(text):
             if joined and start <= joined[-1][1]:
                 joined[-1] = joined[-1][0], max(end, joined[-1][1])
             else:
@@ -165,11 +179,11 @@ class Masker:
         parts.append(text[at:])
         return b"".join(parts)
 
-    def cut(self, text: bytes, limit: int) -> int:
+    def cut(self, text: bytes, limit: int, *, complete: bool) -> int:
         """Where to split a longer line: at most `limit` bytes in, at a character's edge, never inside something to replace.
 
-        Only when one value fills the whole stretch is it more than `limit`: its end. `text` has to reach `longest` bytes beyond `limit`,
-        or be the line's end.
+        Only when values fill the whole stretch is it more than `limit`. 0: more of the line has to be seen first, which happens only
+        without `complete`. `text` has to reach `longest` bytes beyond `limit`, or be the line's end.
         """
         if len(text) <= limit:
             return len(text)
@@ -180,5 +194,24 @@ class Masker:
         at -= (at - len(text[:at].rstrip(b"\\"))) % 2
         for start, end in self.spans(text):
             if start < at < end:
-                return start or end
+                # Beyond `certain` a value may begin whose end has not been seen, also within the last one that was found.
+                certain = len(text) if complete else len(text) - self.longest
+                return start or (end if end <= certain else self._between(text, at, certain))
         return at
+
+    def _between(self, text: bytes, limit: int, certain: int) -> int:
+        """The last place up to `certain` between two values that touch; 0 if there is none yet.
+
+        Where values overlap for ever (a line of nothing but "aaaa") there is none: after a while `limit` has to do, and both sides are
+        replaced but for less than a value at their edges.
+        """
+        place = reached = 0
+        for start, end in self._matches(text):
+            if start > certain:
+                break
+            if start >= reached:
+                place = start
+            reached = max(reached, end)
+        if place or len(text) <= limit + _PATIENCE * self.longest:
+            return place
+        return limit
