@@ -11,7 +11,7 @@ PACKAGES := libs/contracts libs/options libs/runtime libs/ottoctl services/scale
 NAMES := otto-executor otto-options otto-relay otto-runtime otto-scaler otto-standalone ottoctl ottoscaler-contracts
 # What the wire contract may not break with respect to: the last release, before the first one the first commit.
 BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null | tail -n 1)
-WORKERS ?= 2
+WORKERS ?= 3
 RUNS ?= 5
 SIZE ?= 1
 JSON ?= .bench/latest.json

@@ -18,6 +18,8 @@ from otto_runtime.settings import RuntimeSettings
 
 from .processes import Process, started
 
+pytestmark = pytest.mark.slow
+
 
 def stub(channel: grpc.aio.Channel, method: str) -> Any:
     return channel.unary_unary(f"/test.Trial/{method}")

@@ -22,6 +22,8 @@ from otto_scaler.worker import Cause, State, worker_name
 
 from .conftest import Rig, delete, kill_workers, process_rig, processes_of, script, spec, until
 
+pytestmark = pytest.mark.slow
+
 
 async def service_killed(root: Path, *tasks: str, running: int | None = None) -> None:
     """A service that created these workers and then was killed, after so many (all) of them were running."""

@@ -16,6 +16,8 @@ from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, WorkerStatusReque
 from .conftest import DEFAULT_LIMITS, Rig, kill_workers, process_rig, processes_of, script, serving, settings_at, until
 from .test_adoption import name, service_killed
 
+pytestmark = pytest.mark.slow
+
 HERE = "D=$OTTO_WORKSPACE/../../../../workers/$OTTO_WORKER_NAME; cd $D || exit 99; "
 """A worker that has found its directory all the same."""
 PATIENCE = 1.0

@@ -29,6 +29,8 @@ from otto_scaler.worker import Cause, State, WorkerSpec, task_workspace
 
 from .conftest import DEFAULT_LIMITS, PYTHON, Rig, process_rig, processes_of, script, settings_at, spec, until
 
+pytestmark = pytest.mark.slow
+
 
 def supervisor_of(rig: Rig, wanted: WorkerSpec) -> int:
     return int((rig.directory(wanted) / "supervisor").read_text().split()[0])

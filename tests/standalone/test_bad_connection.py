@@ -17,7 +17,7 @@ from ottoscaler.v1.stage_pb2 import PipelineStage
 from .conftest import Standalone, ottoctl
 from .proxy import Proxy, proxy
 
-pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
 LINES = 30
 
 

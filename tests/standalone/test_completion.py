@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Standalone, ottoctl
 
-pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
 BIN = Path(sys.executable).parent
 PIPELINE = """
 id: nightly-1

@@ -28,7 +28,7 @@ from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer,
 
 from .conftest import Standalone, ottoctl
 
-pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
 Findings = list[tuple[str, Finding]]
 
 

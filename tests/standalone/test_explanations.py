@@ -15,7 +15,7 @@ import pytest
 from .conftest import Standalone, ottoctl, serving
 from .proxy import proxy
 
-pytestmark = pytest.mark.timeout(240)  # many short processes: on a busy machine each takes seconds to start
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
 FAILURES = """
 metadata: {otto.fail_fast: "false"}
 stages:
