@@ -150,6 +150,26 @@ def test_a_deleted_log_is_not_collected_again_while_the_scaler_shows_its_worker(
     assert not registry.was_removed("w-1", "uid-w-1")
 
 
+def test_a_worker_that_is_looked_at_again_enters_no_line_of_an_ended_pipeline_twice(tmp_path: Path, files: Files) -> None:
+    """Killed after the pipeline's end and before the worker's lines were durable, the next process finds them entered."""
+    registry = made_registry(tmp_path, files)
+    known = registry.add(Facts("w-1", "task", "p", "a", 1, FOLLOWED, "uid"))
+    known.append([line(), line()])
+    known.end()
+    build = registry.builds["p"]
+    build.finish("a", 1, 2)
+    build.end()
+    entered = build.entries(0, build.count)
+    assert len(entered) == 4
+    again = made_registry(tmp_path, files)
+    known = again.workers["w-1"]
+    known.check_again()
+    known.end()
+    again.builds["p"].start("a", 1)
+    again.builds["p"].finish("a", 1, 2)
+    assert again.builds["p"].entries(0, 100) == entered
+
+
 async def test_a_removed_worker_stays_removed_over_a_new_watch(stand: Any) -> None:
     """Its lines are beyond the limit, so they were deleted; the scaler shows it again, and nothing comes back."""
     stand.log("w-1").write("x" * 1000)

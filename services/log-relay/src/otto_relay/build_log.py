@@ -91,6 +91,8 @@ class BuildLog:
         self._started: set[tuple[str, int]] = set()
         self._finished: dict[tuple[str, int], int] = {}
         self._over: set[str] = set()
+        self._known = True
+        """What is entered is known; of one that had ended when it was opened it is read when somebody enters more."""
 
     @property
     def size(self) -> int:
@@ -106,12 +108,15 @@ class BuildLog:
         self._note({"pipeline": self.pipeline_id})
 
     def open(self) -> None:
-        """Reads it from disk and cuts torn ends; blocks."""
+        """Reads it from disk and cuts torn ends; blocks. Of one that has ended only the size, as nearly all stay as they are."""
         order = self._directory / _ORDER
         size = order.stat().st_size if order.exists() else 0
         self.count = size // ENTRY_BYTES
-        if self.ended:
-            return
+        self._known = not self.ended
+        if self._known:
+            self._read_order(order, size)
+
+    def _read_order(self, order: Path, size: int) -> None:
         entries = self.entries(0, self.count)
         while entries and not entries[-1][0]:
             entries.pop()
@@ -129,6 +134,17 @@ class BuildLog:
                     self._started.add(place)
                 else:
                     self._finished[place] = status
+
+    def _know(self) -> None:
+        """Before anything is entered: what is entered already. Raises SpoolWriteError."""
+        if self._known:
+            return
+        order = self._directory / _ORDER
+        try:
+            self._read_order(order, order.stat().st_size if order.exists() else 0)
+        except OSError as error:
+            raise SpoolWriteError(f"{order}: {error.strerror}") from error
+        self._known = True
 
     def entries(self, start: int, count: int) -> list[tuple[int, int, int, int]]:
         """At most `count` entries from index `start` (sequence - 1): kind, status, index, value. A damaged one has kind 0."""
@@ -204,6 +220,7 @@ class BuildLog:
 
     def take_lines(self, worker_id: str, last: int) -> None:
         """Enters a member's lines up to `last` that have no entry. Raises SpoolWriteError; then none of them is entered."""
+        self._know()
         index = self._member_index[worker_id]
         member = self.members[index]
         if member.entered >= last:
@@ -223,6 +240,7 @@ class BuildLog:
 
     def start(self, stage_id: str, attempt: int) -> None:
         """An attempt has started; only its first mark counts. Raises SpoolWriteError."""
+        self._know()
         if (stage_id, attempt) not in self._started:
             self._append(_entry(STARTED, 0, self._stage(stage_id), attempt))
             self._started.add((stage_id, attempt))
@@ -230,6 +248,7 @@ class BuildLog:
 
     def finish(self, stage_id: str, attempt: int, status: int) -> None:
         """An attempt has ended and all its lines are entered; only the first such mark counts. Raises SpoolWriteError."""
+        self._know()
         if (stage_id, attempt) not in self._finished:
             self.start(stage_id, attempt)
             self._append(_entry(FINISHED, status, self._stage(stage_id), attempt))
