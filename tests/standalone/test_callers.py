@@ -207,9 +207,11 @@ async def test_a_stop_ends_every_stream_with_ok(standalone: Standalone) -> None:
     async with standalone.channel() as channel:
         worker = await _begun(channel)
         calls = [(name, opened(channel, "open", worker)) for name, opened in STREAMS.items() for _ in range(3)]
-        for name, call in calls[: len(calls) // 2]:
-            if name not in SILENT:
-                async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS):
+            for _, call in calls:
+                await call.initial_metadata()
+            for name, call in calls[: len(calls) // 2]:
+                if name not in SILENT:
                     await call.read()
         _, code = await asyncio.gather(asyncio.sleep(0.2), standalone.stop())
         assert code == 0

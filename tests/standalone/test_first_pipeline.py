@@ -50,7 +50,7 @@ async def test_the_existing_client_finds_everything_on_one_address(standalone: S
         answer = await OttoscalerServiceStub(channel).GetWorkerStatus(WorkerStatusRequest(), timeout=5)
         assert answer.total_count == 0
         call = OttoHandlerLogServiceStub(channel).ForwardWorkerLogs()
-        await call.wait_for_connection()
+        await call.initial_metadata()
         assert await standalone.stop() == 0
         assert (await call.code()).name == "OK"
 
