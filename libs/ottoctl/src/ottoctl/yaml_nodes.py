@@ -4,11 +4,13 @@ import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import yaml
 
 MAX_DEPTH = 20
 Node = yaml.Node
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,29 +82,22 @@ class Reader:
 
     def number(self, node: Node, what: str, low: int, high: int) -> int:
         """A whole number within limits; `low` if it is none."""
-        value = self.text(node, what)
-        try:
-            number = int(value)
-        except ValueError:
-            if value or isinstance(node, yaml.ScalarNode):
-                self.wrong(node, f"{what} has to be a whole number, not {value[:40]!r}")
-            return low
-        if not low <= number <= high:
-            self.wrong(node, f"{what} has to be from {low} to {high}, not {number}")
-            return low
-        return number
+        return self._bounded(node, what, int, "a whole number", "d", low, high)
 
     def decimal(self, node: Node, what: str, low: float, high: float) -> float:
         """A number within limits; `low` if it is none."""
+        return self._bounded(node, what, float, "a number", "g", low, high)
+
+    def _bounded(self, node: Node, what: str, read: Callable[[str], N], kind: str, form: str, low: N, high: N) -> N:
         value = self.text(node, what)
         try:
-            number = float(value)
+            number = read(value)
         except ValueError:
             if value or isinstance(node, yaml.ScalarNode):
-                self.wrong(node, f"{what} has to be a number, not {value[:40]!r}")
+                self.wrong(node, f"{what} has to be {kind}, not {value[:40]!r}")
             return low
         if not low <= number <= high:
-            self.wrong(node, f"{what} has to be from {low:g} to {high:g}, not {number:g}")
+            self.wrong(node, f"{what} has to be from {low:{form}} to {high:{form}}, not {number:{form}}")
             return low
         return number
 
