@@ -104,7 +104,10 @@ MESSAGES_WITH = {
         "priority_class_name",
         "service_account_name",
         "extra_containers",
+        "owner",
+        "workspace_optional",
     ],
+    "OwnerReference": ["api_version", "kind", "name", "uid"],
 }
 ENUMS = {
     "BuildLogKind": ["UNSPECIFIED", "LINE", "STAGE_STARTED", "STAGE_FINISHED", "GAP", "HEARTBEAT"],

@@ -8,10 +8,10 @@ import pytest
 from otto_scaler.errors import InvalidRequestError
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.translate.request import SHOWN_CHARACTERS, SHOWN_VARIABLES, Bounds, workers_wanted
-from otto_scaler.worker import Cause, State
+from otto_scaler.worker import Cause, Owner, State
 from otto_scaler.worker import WorkerSpec as Spec
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
-from ottoscaler.v1.worker_pb2 import Resources, SecretEnv, WorkerSpec
+from ottoscaler.v1.worker_pb2 import OwnerReference, Resources, SecretEnv, WorkerSpec
 
 from .conftest import Rig
 
@@ -188,3 +188,20 @@ def test_defaults_hold_where_nothing_was_asked_for() -> None:
     """Timeout and grace are the scaler's, cores and memory are not limited."""
     (spec,) = read()
     assert (spec.timeout, spec.stop_grace, spec.cpu_cores, spec.memory_bytes) == (3600, 10, 0.0, 0)
+
+
+def test_an_owner_is_handed_on_whole() -> None:
+    """All workers of the request get it; without one they belong to nothing."""
+    owner = OwnerReference(api_version="ottoscaler.io/v1alpha1", kind="PipelineRun", name="run", uid="8c1e")
+    specs = read(worker_count=2, worker=WorkerSpec(owner=owner, workspace_optional=True))
+    assert [(spec.owner, spec.workspace_optional) for spec in specs] == [
+        (Owner("ottoscaler.io/v1alpha1", "PipelineRun", "run", "8c1e"), True)
+    ] * 2
+    assert [(spec.owner, spec.workspace_optional) for spec in read()] == [(None, False)]
+
+
+def test_half_an_owner_is_refused() -> None:
+    """Kubernetes takes away what belongs to an owner that it does not find, so every missing field is named."""
+    with pytest.raises(InvalidRequestError) as raised:
+        read(worker=WorkerSpec(owner=OwnerReference(kind="PipelineRun")))
+    assert raised.value.problems == [(f"worker.owner.{field}", "is empty") for field in ("api_version", "name", "uid")]

@@ -85,6 +85,16 @@ class ExtraContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The Kubernetes object that a worker belongs to, and goes with."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """Everything a backend needs to run a worker. Checked already: a backend refuses only what it can't do itself."""
 
@@ -108,6 +118,9 @@ class WorkerSpec:
     priority_class: str = ""
     service_account: str = ""
     extra_containers: tuple[ExtraContainer, ...] = ()
+    owner: Owner | None = None
+    workspace_optional: bool = False
+    """Where workspaces can't be had, a directory of its own will do."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

@@ -211,6 +211,40 @@ class ExtraContainer(_message.Message):
 Global___ExtraContainer: _TypeAlias = ExtraContainer  # noqa: Y015
 
 @_typing.final
+class OwnerReference(_message.Message):
+    """The Kubernetes object that a worker and its workspace belong to: when it is deleted, they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    api_version: _builtins.str
+    """For example "ottoscaler.io/v1alpha1"."""
+    kind: _builtins.str
+    """For example "PipelineRun"."""
+    name: _builtins.str
+    """Its name, in the namespace of the workers."""
+    uid: _builtins.str
+    """Its uid: another object of the same name owns nothing."""
+    def __init__(
+        self,
+        *,
+        api_version: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "kind", b"kind", "name", b"name", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnerReference: _TypeAlias = OwnerReference  # noqa: Y015
+
+@_typing.final
 class WorkerSpec(_message.Message):
     """What a worker is. Every field's zero value is the useful default."""
 
@@ -274,6 +308,8 @@ class WorkerSpec(_message.Message):
     STAGE_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    WORKSPACE_OPTIONAL_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """The container image; empty means the configured default. The process backend ignores it."""
     workspace: _builtins.str
@@ -292,6 +328,8 @@ class WorkerSpec(_message.Message):
     """Which attempt of the stage, from 1; 0 means 1. Part of the worker's identity."""
     traceparent: _builtins.str
     """The W3C traceparent the worker gets as TRACEPARENT; empty: one that continues the caller's trace."""
+    workspace_optional: _builtins.bool
+    """Where workspaces can't be had (Kubernetes without a storage class) the worker has a directory of its own instead of being refused."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The program and its first arguments; empty means the configured default command."""
@@ -328,6 +366,10 @@ class WorkerSpec(_message.Message):
     def stop_grace_period(self) -> _duration_pb2.Duration:
         """How long it may take to end after SIGTERM; absent: the configured default."""
 
+    @_builtins.property
+    def owner(self) -> Global___OwnerReference:
+        """What the worker and its workspace belong to; absent: nothing. The process backend ignores it."""
+
     def __init__(
         self,
         *,
@@ -349,10 +391,12 @@ class WorkerSpec(_message.Message):
         stage_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        owner: Global___OwnerReference | None = ...,
+        workspace_optional: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "resources", b"resources", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "owner", b"owner", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace", "workspace_optional", b"workspace_optional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

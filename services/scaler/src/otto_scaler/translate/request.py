@@ -12,7 +12,17 @@ from otto_options.options import Options, parse, path_problem, secret_problem, v
 from otto_options.quantities import cpu_cores, memory_bytes
 from otto_options.repository import commit_problem, repository_problem
 from otto_scaler.errors import InvalidRequestError
-from otto_scaler.worker import LABEL_PREFIX, ExtraContainer, Identity, SecretVariable, WorkerSpec, label_value, task_workspace, worker_name
+from otto_scaler.worker import (
+    LABEL_PREFIX,
+    ExtraContainer,
+    Identity,
+    Owner,
+    SecretVariable,
+    WorkerSpec,
+    label_value,
+    task_workspace,
+    worker_name,
+)
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.worker_pb2 import Resources
 from ottoscaler.v1.worker_pb2 import WorkerSpec as WorkerSpecMessage
@@ -114,6 +124,7 @@ def workers_wanted(
     command = _command(worker, options, bounds, problems)
     _check_size(command, env, problems)
     containers = _containers(worker, problems)
+    owner = _owner(worker, problems)
     attempt = max(1, worker.attempt)
     fixed = {
         **env,
@@ -161,6 +172,8 @@ def workers_wanted(
             priority_class=worker.priority_class_name,
             service_account=worker.service_account_name,
             extra_containers=containers,
+            owner=owner,
+            workspace_optional=worker.workspace_optional,
         )
 
     problems += [(f"worker.{field}", words) for field, words in unsupported(spec(1))]
@@ -308,6 +321,15 @@ def _containers(worker: WorkerSpecMessage, problems: Problems) -> tuple[ExtraCon
             )
         )
     return tuple(found)
+
+
+def _owner(worker: WorkerSpecMessage, problems: Problems) -> Owner | None:
+    if not worker.HasField("owner"):
+        return None
+    owner = Owner(worker.owner.api_version, worker.owner.kind, worker.owner.name, worker.owner.uid)
+    given = {"api_version": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+    problems += [(f"worker.owner.{field}", "is empty") for field, value in given.items() if not value]
+    return owner
 
 
 def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: tuple[SecretVariable, ...]) -> tuple[str, ...]:
