@@ -37,6 +37,8 @@ _HEALTH = "grpc.health."
 """Not traced, and answered to the very end of a stop: probes come for ever."""
 LATE_SECONDS = 1.0
 """How long a stop waits for handlers that were cancelled because the grace was over."""
+QUIET_TURNS = 5
+"""In so many parts silence is waited for."""
 _FAULTS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -67,6 +69,8 @@ class _Call:
     method: str
     stream: bool
     told_to_end: bool = False
+    given_up: bool = False
+    """Whether it was cancelled because the grace of a stop was over."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -80,6 +84,8 @@ class Calls(grpc.aio.ServerInterceptor):
         self._running: set[_Call] = set()
         self.draining = False
         """Whether open streams were told to end."""
+        self._came = 0
+        """How many calls have come."""
 
     def add_public_errors(self, errors: tuple[type[Exception], ...]) -> None:
         """Instances of these classes are told to clients in their own words."""
@@ -95,12 +101,28 @@ class Calls(grpc.aio.ServerInterceptor):
         return len(streams)
 
     async def ended(self, timeout: float) -> int:
-        """Waits for every handler's end (grpc.aio's stop does not), at most `timeout` seconds; cancels the rest and counts them."""
-        late = await _all_left(list(self._running), timeout)
+        """Waits for every handler's end (grpc.aio's stop does not), at most `timeout` seconds; cancels, counts and gives up the rest.
+
+        Those that were given up before are not waited for again.
+        """
+        late = await _all_left([call for call in self._running if not call.given_up], timeout)
         for call in late:
+            call.given_up = True
             call.task.cancel()
         await _all_left(late, LATE_SECONDS)
         return len(late)
+
+    async def quiet(self, seconds: float, most: float) -> None:
+        """Waits until no call has come for `seconds`, at most `most` seconds.
+
+        Calls that were on their way when the drain began are answered like that; those that a stopped server has not looked at yet would
+        end with CANCELLED. The silence has to last several turns of the loop: one that was held up has heard nothing meanwhile.
+        """
+        silent, over = 0, time.monotonic() + most
+        while silent < QUIET_TURNS and time.monotonic() < over:
+            came = self._came
+            await asyncio.sleep(seconds / QUIET_TURNS)
+            silent = silent + 1 if self._came == came else 0
 
     async def intercept_service(
         self,
@@ -108,6 +130,7 @@ class Calls(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler that was found; an unknown method has none and stays UNIMPLEMENTED."""
+        self._came += 1
         # types-grpcio gives the handler's fields no types
         handler: Any = await continuation(handler_call_details)
         if handler is None:

@@ -1,8 +1,8 @@
 """The life of a gRPC server of ours: bound, serving, stopping in stages.
 
 Stages of a stop, in this order: health NOT_SERVING → (drain_delay) → long streams end with OK, new ones at once, new unary calls are
-refused as UNAVAILABLE → running calls get stop_grace → all handlers have ended → no new connections, what is on its way to clients gets
-a second → background work is cancelled → what the composition root opened is closed → telemetry is flushed.
+refused as UNAVAILABLE → running calls get stop_grace → all handlers have ended → no call has come for a moment → no new connections, what
+is on its way to clients gets a second → background work is cancelled → what the composition root opened is closed → telemetry is flushed.
 `stop_seconds` is the sum that the outside has to allow.
 """
 
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 """How long a stop waits, after all handlers have ended, for what is on its way to clients. A client that does not read never takes it."""
+QUIET_SECONDS = 0.1
+"""How long no call may have come before the server stops listening to its connections."""
+LONGEST_QUIET_SECONDS = 1.0
+"""How long that is waited for: callers that never cease can't hold up a stop."""
 KEEPALIVE_SECONDS = 30.0
 """Silence after which a client is asked whether it is there."""
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
@@ -70,7 +74,9 @@ class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health h
 
 def stop_seconds(settings: RuntimeSettings) -> float:
     """How long a stop may take: what terminationGracePeriodSeconds has to exceed. Closing what the roots opened is not counted."""
-    return settings.drain_delay + settings.stop_grace + LATE_SECONDS + FLUSH_SECONDS + TELEMETRY_SECONDS
+    handlers = settings.stop_grace + LATE_SECONDS
+    later_ones = LONGEST_QUIET_SECONDS + FLUSH_SECONDS + LATE_SECONDS
+    return settings.drain_delay + handlers + later_ones + FLUSH_SECONDS + TELEMETRY_SECONDS
 
 
 class Host:
@@ -156,6 +162,8 @@ class Host:
         late = await self._calls.ended(self._settings.stop_grace)
         if late:
             log.warning("runtime.handlers_cancelled", extra={"count": late})
+        await self._calls.quiet(QUIET_SECONDS, LONGEST_QUIET_SECONDS)
+        await self._calls.ended(FLUSH_SECONDS)  # of those that came since
         await self._server.stop(FLUSH_SECONDS)
         log.info("runtime.stopped", extra={"seconds": round(time.monotonic() - started, 3)})
 
