@@ -315,7 +315,7 @@ async def test_a_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
     run = await store.load("p")
     assert run is not None
     limit(store, 1)
-    with pytest.raises(StoreUnavailableError, match="the disk is full; repeat the call") as raised:
+    with pytest.raises(StoreUnavailableError, match=r"the disk is full\. Make room on its disk, and repeat the call") as raised:
         await store.save(run, [message(n, stage_id="x" * 1000) for n in range(2, 60)], edge=True)
     assert "database or disk" not in str(raised.value), "SQLite's words are for our log"
     assert "database or disk" in raised.value.reason

@@ -6,17 +6,24 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc.aio
 import pytest
 
-from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
-from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, WatchPipelineRequest
+from ottoscaler.v1.pipeline_pb2 import ApprovalDecision, PipelineProgress, PipelineRequest, PipelineState
+from ottoscaler.v1.pipeline_service_pb2 import (
+    ApproveStageRequest,
+    ApproveStageResponse,
+    CancelPipelineRequest,
+    GetPipelineRequest,
+    RerunPipelineRequest,
+    WatchPipelineRequest,
+)
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
-from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
+from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus, StageType
 from ottoscaler.v1.worker_pb2 import FailureCause
 
 from .conftest import Standalone, end_workers, ottoctl
@@ -173,7 +180,62 @@ async def test_a_disk_that_gets_full_holds_up_but_loses_nothing(tmp_path: Path, 
         await end_workers(instance.state)
 
 
-@pytest.mark.slow
+async def test_what_changes_a_run_is_refused_on_a_full_disk(tmp_path: Path, instances: list[Standalone]) -> None:
+    """Cancelling, approving and repeating are UNAVAILABLE at once with what to do, in ottoctl too; nothing of it happens, and with room
+    again the same calls work.
+    """
+    with mounted(tmp_path / "disk", "size=24m") as directory:
+        instance = Standalone(directory / "state")
+        instances.append(instance)
+        await instance.start()
+        async with instance.channel() as channel:
+            stub = PipelineServiceStub(channel)
+            await begun(channel, "old", stage("a", "true"))
+            await watched(channel, "old")
+            gates = [PipelineStage(stage_id=f"g{n}", type=StageType.STAGE_TYPE_APPROVAL) for n in range(100)]
+            await begun(channel, "p", stage("a", "sleep 300"), *gates)
+            fill(directory)
+            await refusal(channel)
+
+            def approve(number: int) -> Awaitable[ApproveStageResponse]:
+                decision = ApprovalDecision.APPROVAL_DECISION_APPROVE
+                return stub.ApproveStage(
+                    ApproveStageRequest(pipeline_id="p", stage_id=f"g{number}", user="kim", decision=decision), timeout=WAIT_SECONDS
+                )
+
+            number, error = 0, None
+            while error is None:
+                try:
+                    await approve(number)
+                    number += 1
+                except grpc.aio.AioRpcError as refused_with:
+                    error = refused_with
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "approve": lambda: approve(number),
+                "cancel": lambda: stub.CancelPipeline(CancelPipelineRequest(pipeline_id="p"), timeout=WAIT_SECONDS),
+                "rerun": lambda: stub.RerunPipeline(RerunPipelineRequest(pipeline_id="old", new_pipeline_id="new"), timeout=WAIT_SECONDS),
+            }
+            for call in calls.values():
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await call()
+                assert raised.value.code() is error.code() is grpc.StatusCode.UNAVAILABLE
+                assert "the disk is full. Make room on its disk, and repeat the call" in (raised.value.details() or "")
+            code, said = await ottoctl(instance, "pipeline", "cancel", "p")
+            assert code == 5, said
+            assert "Make room on its disk" in said
+            (directory / "filler").unlink()
+            found = await stub.GetPipeline(GetPipelineRequest(pipeline_id="p"))
+            assert found.summary.state == PipelineState.PIPELINE_STATE_RUNNING
+            assert f"g{number}" in found.summary.awaiting_approval
+            await approve(number)
+            await calls["rerun"]()
+            await calls["cancel"]()
+            assert (await watched(channel, "p"))[-1].status == StageStatus.STAGE_CANCELLED
+            assert (await watched(channel, "new"))[-1].status == StageStatus.STAGE_COMPLETED
+        await instance.stop()
+        await end_workers(instance.state)
+
+
 async def test_who_watches_a_run_on_a_full_disk_is_told(tmp_path: Path, instances: list[Standalone]) -> None:
     """A worker that fills the disk: who is attached, attaches, or asks hears why nothing follows and what to do, ottoctl says it; nothing
     unstored has a sequence, and with room again the run ends as it would have, told without holes to the same readers.

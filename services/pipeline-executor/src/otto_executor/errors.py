@@ -95,14 +95,19 @@ class NotReadyError(ExecutorError):
 
 
 class StoreUnavailableError(ExecutorError):
-    """The memory of runs can't be read or written at the moment; `reason` is for our log only."""
+    """The memory of runs can't be read or written at the moment; `remedy` begins a sentence, `reason` is for our log only."""
 
     grpc_status = "UNAVAILABLE"
 
-    def __init__(self, words: str, reason: str) -> None:
-        super().__init__(f"{words}; repeat the call")
+    def __init__(self, words: str, reason: str, remedy: str = "Wait until it can") -> None:
+        super().__init__(f"{words}. {remedy}, and repeat the call: nothing of it was done")
         self.words = words
         self.reason = reason
+        self.remedy = remedy
+
+    def again(self) -> "StoreUnavailableError":
+        """Another one that says the same, for another caller."""
+        return StoreUnavailableError(self.words, self.reason, self.remedy)
 
 
 class RunUnreadableError(ExecutorError):

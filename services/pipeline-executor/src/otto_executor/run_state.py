@@ -1,7 +1,7 @@
 """How a run stands: all that has to survive a crash, besides its definition."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from otto_executor.approval import Approval
 from otto_executor.definition import Definition
@@ -42,6 +42,14 @@ class RunState:
     error: str = ""
     clock_set_by: float = 0.0
     """Seconds by which the machine's clock was set while the run went on; they have not passed."""
+
+    def copy(self) -> "RunState":
+        """One that shares nothing that can change."""
+        stages = {
+            stage_id: replace(stage, workers={index: replace(worker) for index, worker in stage.workers.items()})
+            for stage_id, stage in self.stages.items()
+        }
+        return replace(self, stages=stages, failed_stages=list(self.failed_stages))
 
     def took(self, now: float) -> float:
         """Seconds that the run has gone on."""

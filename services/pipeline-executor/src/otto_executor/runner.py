@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from otto_executor.clocks import Clock
+from otto_executor.commands import Command, Commands
 from otto_executor.decisions import Action, Kind, Patience, Step
 from otto_executor.errors import (
     NoRoomError,
@@ -33,7 +34,6 @@ from otto_runtime.tasks import Backoff, single
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Command = Callable[[Run, float], Any]
 UNSTORED_SECONDS = 0.5
 """How long a step can't be stored before readers are told; the next attempt after it comes within a second."""
 LONGEST_SLEEP = 600.0
@@ -108,7 +108,7 @@ class Runner:
         self._means = means
         self._inbox = _Inbox()
         self._outcomes: deque[tuple[Action | None, Callable[[Run, float], None]]] = deque()
-        self._commands: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._commands = Commands()
         self._acting: dict[Action, _Acting] = {}
         self._ends: list[WorkerReport] = []
         self._wake = asyncio.Event()
@@ -135,23 +135,21 @@ class Runner:
         self._inbox.synced(present, number)
         self._wake.set()
 
-    async def ask(self, command: Callable[[Run, float], T]) -> T:
+    async def ask(self, command: Command[T]) -> T:
         """Has a command carried out on the run and returns or raises what it does, once that is stored.
 
-        A cancelled caller's command may still be carried out. Raises NotReadyError when the runner stops first.
+        One that can't be stored is not carried out, now or later: StoreUnavailableError. A cancelled caller's may still be. Raises
+        NotReadyError when the runner stops first.
         """
         if self._over:
             raise NotReadyError("the pipeline is just ending; repeat the call")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._commands.append((command, future))
+        asked = self._commands.ask(command)
         self._wake.set()
-        return await future
+        return await asked
 
-    def tell(self, command: Callable[[Run, float], Any]) -> None:
-        """As `ask`, for those who can't wait for it."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._commands.append((command, future))
+    def tell(self, command: Callable[[Run, float], None]) -> None:
+        """Something has happened to the run: it is stored, however long that takes."""
+        self._outcomes.append((None, command))
         self._wake.set()
 
     async def drive(self) -> None:
@@ -174,11 +172,11 @@ class Runner:
                         return
                     log.exception("executor.run.crashed", extra={"pipeline": self.pipeline_id})
                 self._crashed = True
-                self._refuse_commands()
+                self._commands.refuse(_busy)
                 await backoff.wait()
         finally:
             self._over = True
-            self._refuse_commands()
+            self._commands.refuse(_busy)
             self.journal.close()
 
     async def _reload(self) -> None:
@@ -187,8 +185,9 @@ class Runner:
                 record = await self._means.store.load(self.pipeline_id)
                 missing = await self._means.store.progress(self.pipeline_id, self.journal.last_sequence, 1_000_000)
                 break
-            except StoreUnavailableError:
-                await asyncio.sleep(self._means.slowest_retry)
+            except StoreUnavailableError as error:
+                self._commands.refuse(error.again)
+                await self._commands.come(self._means.slowest_retry)
         if record is None:
             raise SaveConflictError(self.pipeline_id)
         self._record = record
@@ -206,23 +205,23 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
-                answers = self._take_in(run, clock)
+                self._take_in(run, clock)
                 step = run.take()
                 if step is not None:
                     await self._commit(step)
-                for answer in answers:
-                    answer()
+                await self._carry_out(run)
                 self._act(group, run)
                 self._release()
                 if run.state.ended and not self._acting:
                     break
                 await self._sleep(run)
-        for answer in self._take_in(run, clock):
+        self._take_in(run, clock)
+        for answer in self._commands.carry_out(run, self._means.clock()):
             answer()
         self._release()
 
-    def _take_in(self, run: Run, clock: Clock) -> list[Callable[[], None]]:
-        """Gives the run everything that has happened. Returns what is to be called once that is stored."""
+    def _take_in(self, run: Run, clock: Clock) -> None:
+        """Gives the run everything that has happened."""
         now, set_by = clock.read()
         if set_by:
             log.warning("executor.clock.set", extra={"pipeline": self.pipeline_id, "seconds": round(set_by)})
@@ -239,18 +238,24 @@ class Runner:
             run.reported(inbox.after.values(), now)
         self._ends += [report for report in (*inbox.before.values(), *inbox.after.values()) if report.status.ended]
         run.tick(now, watching=self._means.watch.synced)
-        answers: list[Callable[[], None]] = []
-        while self._commands:
-            command, future = self._commands.popleft()
-            if future.done():
-                continue
+
+    async def _carry_out(self, run: Run) -> None:
+        """Does what clients ask for, all of it or, if that can't be stored, nothing."""
+        before = run.state.copy() if self._commands else run.state
+        answers = self._commands.carry_out(run, self._means.clock())
+        step = run.take()
+        if step is not None:
             try:
-                result = command(run, now)
-            except Exception as error:  # whatever it is belongs to the one who asked
-                answers.append(_answer(future, error=error))
-            else:
-                answers.append(_answer(future, result=result))
-        return answers
+                await self._means.store.save(self._record, step.progress, edge=step.edge)
+            except StoreUnavailableError as error:
+                log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": error.reason})
+                run.undo(before)
+                self._record.state = before
+                self._commands.refuse(error.again)
+                return
+            self.journal.add(step.progress)
+        for answer in answers:
+            answer()
 
     async def _commit(self, step: Step) -> None:
         backoff = Backoff(0.05, self._means.slowest_retry)
@@ -263,7 +268,8 @@ class Runner:
                 log.warning("executor.store.unavailable", extra={"pipeline": self.pipeline_id, "reason": error.reason})
                 if self._means.steady() - since >= UNSTORED_SECONDS:
                     self.journal.hold_up(_held_up(error), self._means.clock())
-            await backoff.wait()
+                self._commands.refuse(error.again)
+            await self._commands.come(backoff.next_delay())
         self.journal.add(step.progress)
 
     async def _sleep(self, run: Run) -> None:
@@ -331,12 +337,6 @@ class Runner:
         reports = await self._means.workers.stop(self.pipeline_id, action.stage_id, run.stop_reason(action.stage_id))
         return lambda r, now: r.stopped(action.stage_id, action.attempt, reports, now)
 
-    def _refuse_commands(self) -> None:
-        while self._commands:
-            _, future = self._commands.popleft()
-            if not future.done():
-                future.set_exception(NotReadyError("the service is stopping or busy with this pipeline; repeat the call"))
-
 
 def _delayed(action: Action, words: str, run: Run, now: float) -> None:
     run.delayed(action.stage_id, action.attempt, words, now)
@@ -344,22 +344,14 @@ def _delayed(action: Action, words: str, run: Run, now: float) -> None:
 
 def _held_up(error: StoreUnavailableError) -> str:
     return (
-        f"{error.words}. Make room on its disk, or make it writable: until then nothing more is told of this pipeline and no stage of it "
-        "begins; then it goes on by itself, and nothing is lost"
+        f"{error.words}. {error.remedy}: until then nothing more is told of this pipeline and no stage of it begins; then it goes on by "
+        "itself, and nothing is lost"
     )
+
+
+def _busy() -> NotReadyError:
+    return NotReadyError("the service is stopping or busy with this pipeline; repeat the call")
 
 
 def _nothing(run: Run, now: float) -> None:  # noqa: ARG001  the outcome of an action that was given up
     return
-
-
-def _answer(future: "asyncio.Future[Any]", *, result: object = None, error: Exception | None = None) -> Callable[[], None]:
-    def answer() -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    return answer

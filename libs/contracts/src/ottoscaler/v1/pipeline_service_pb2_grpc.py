@@ -129,7 +129,8 @@ class PipelineServiceServicer:
     def CancelPipeline(self, request, context):
         """Stops a run: no stage starts any more, every worker is stopped gently, unfinished stages become CANCELLED. Answers when that is stored;
         the stream's final message tells when it is done. Idempotent; one that has ended stays as it is, and the answer says so.
-        Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat.
+        Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat. If the details say that it could not be stored, nothing of it was done,
+        and nothing will be because of this call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +139,8 @@ class PipelineServiceServicer:
     def ApproveStage(self, request, context):
         """Decides about a stage that needs approval: approved, it starts as soon as its dependencies allow; rejected, it fails with who and why.
         Repeating the same decision is harmless. Errors: INVALID_ARGUMENT (empty id or user, no decision); NOT_FOUND (pipeline or stage);
-        FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
+        FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers);
+        UNAVAILABLE: as CancelPipeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

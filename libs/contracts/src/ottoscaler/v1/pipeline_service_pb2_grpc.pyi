@@ -64,12 +64,14 @@ class PipelineServiceStub:
     CancelPipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.CancelPipelineRequest, _pipeline_service_pb2.CancelPipelineResponse]
     """Stops a run: no stage starts any more, every worker is stopped gently, unfinished stages become CANCELLED. Answers when that is stored;
     the stream's final message tells when it is done. Idempotent; one that has ended stays as it is, and the answer says so.
-    Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat.
+    Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat. If the details say that it could not be stored, nothing of it was done,
+    and nothing will be because of this call.
     """
     ApproveStage: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ApproveStageRequest, _pipeline_service_pb2.ApproveStageResponse]
     """Decides about a stage that needs approval: approved, it starts as soon as its dependencies allow; rejected, it fails with who and why.
     Repeating the same decision is harmless. Errors: INVALID_ARGUMENT (empty id or user, no decision); NOT_FOUND (pipeline or stage);
-    FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
+    FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers);
+    UNAVAILABLE: as CancelPipeline.
     """
     ValidatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]
     """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
@@ -124,12 +126,14 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     CancelPipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CancelPipelineRequest, _pipeline_service_pb2.CancelPipelineResponse]  # type: ignore[assignment]
     """Stops a run: no stage starts any more, every worker is stopped gently, unfinished stages become CANCELLED. Answers when that is stored;
     the stream's final message tells when it is done. Idempotent; one that has ended stays as it is, and the answer says so.
-    Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat.
+    Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat. If the details say that it could not be stored, nothing of it was done,
+    and nothing will be because of this call.
     """
     ApproveStage: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ApproveStageRequest, _pipeline_service_pb2.ApproveStageResponse]  # type: ignore[assignment]
     """Decides about a stage that needs approval: approved, it starts as soon as its dependencies allow; rejected, it fails with who and why.
     Repeating the same decision is harmless. Errors: INVALID_ARGUMENT (empty id or user, no decision); NOT_FOUND (pipeline or stage);
-    FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
+    FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers);
+    UNAVAILABLE: as CancelPipeline.
     """
     ValidatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ValidatePipelineRequest, _pipeline_service_pb2.ValidatePipelineResponse]  # type: ignore[assignment]
     """What ExecutePipeline would say of a request, without running it. Answers OK also when there are problems; what exceeds a limit on size is not
@@ -211,7 +215,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pipeline_service_pb2.CancelPipelineResponse, _abc.Awaitable[_pipeline_service_pb2.CancelPipelineResponse]]:
         """Stops a run: no stage starts any more, every worker is stopped gently, unfinished stages become CANCELLED. Answers when that is stored;
         the stream's final message tells when it is done. Idempotent; one that has ended stays as it is, and the answer says so.
-        Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat.
+        Errors: INVALID_ARGUMENT (empty id); NOT_FOUND; UNAVAILABLE: repeat. If the details say that it could not be stored, nothing of it was done,
+        and nothing will be because of this call.
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +227,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pipeline_service_pb2.ApproveStageResponse, _abc.Awaitable[_pipeline_service_pb2.ApproveStageResponse]]:
         """Decides about a stage that needs approval: approved, it starts as soon as its dependencies allow; rejected, it fails with who and why.
         Repeating the same decision is harmless. Errors: INVALID_ARGUMENT (empty id or user, no decision); NOT_FOUND (pipeline or stage);
-        FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers).
+        FAILED_PRECONDITION (the stage needs no approval, was decided otherwise, or has ended); PERMISSION_DENIED (the user is not among the approvers);
+        UNAVAILABLE: as CancelPipeline.
         """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ from otto_executor.progress import Progress
 from otto_executor.run_state import RunState
 from otto_executor.stage import StageStatus
 from otto_executor.stores.protocol import Key, StoredRun, Summary, Workspace, summary
-from otto_executor.stores.sqlite_file import OpenFile, in_words, open_file
+from otto_executor.stores.sqlite_file import OpenFile, in_words, open_file, remedy
 
 log = logging.getLogger(__name__)
 FORGET_AT_ONCE = 100
@@ -210,7 +210,7 @@ class SqliteStore:
         if not self._failing:
             self._failing = True
             log.error("executor.store.failing", extra={"path": str(self._file.path), "reason": reason})
-        return StoreUnavailableError(words, reason)
+        return StoreUnavailableError(words, reason, remedy(error))
 
     def _works(self) -> None:
         if self._failing:

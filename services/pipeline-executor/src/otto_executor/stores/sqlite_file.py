@@ -98,16 +98,17 @@ def open_file(path: Path) -> OpenFile:
             _move_aside(path, wrong)
         except sqlite3.Error as error:
             os.close(lock)
-            raise StoreUnusableError(f"the memory of runs {path} can't be used: {in_words(error)}. {_remedy(error)}") from error
+            raise StoreUnusableError(f"the memory of runs {path} can't be used: {in_words(error)}. {remedy(error)}, {_ANOTHER}") from error
         except BaseException:
             os.close(lock)
             raise
         os.close(lock)
 
 
-def _remedy(error: sqlite3.Error) -> str:
+def remedy(error: sqlite3.Error) -> str:
+    """What to do about it: the beginning of a sentence."""
     full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    return f"{'Make room there' if full else 'Make it readable and writable'}, {_ANOTHER}"
+    return "Make room on its disk" if full else "Make it readable and writable"
 
 
 def _hold(path: Path) -> int:
