@@ -11,10 +11,12 @@ ExecutorError
 ├── TooManyRunsError           RESOURCE_EXHAUSTED    the cap on unfinished runs is reached
 ├── NotReadyError              UNAVAILABLE           starting or stopping; repeat
 ├── StoreUnavailableError      UNAVAILABLE           the memory of runs can't be read or written now; repeat
+├── RunTooLargeError           INVALID_ARGUMENT      the memory of runs can't hold so large a run
 └── RunUnreadableError         DATA_LOSS             a kept run can't be understood; it is left as it is
 
 StoreUnusableError             the memory of runs can't be opened at all: the service does not start
 SaveConflictError              another process saved the same run meanwhile: this one has to let go of it
+└── RunGoneError               somebody took the run out of the memory: its workers have to be stopped
 WorkspaceGoneError             a workspace can't be taken over
 WorkersUnavailableError        the scaler can't be asked now: ask again
 └── NoRoomError                it can be asked, but has no room now
@@ -110,6 +112,12 @@ class StoreUnavailableError(ExecutorError):
         return StoreUnavailableError(self.words, self.reason, self.remedy)
 
 
+class RunTooLargeError(ExecutorError):
+    """The memory of runs can't hold so large a run."""
+
+    grpc_status = "INVALID_ARGUMENT"
+
+
 class RunUnreadableError(ExecutorError):
     """What is kept of a run can't be understood: it was damaged, or written by another version. `reason` is for our log only."""
 
@@ -130,6 +138,10 @@ class StoreUnusableError(Exception):
 
 class SaveConflictError(Exception):
     """Another process has saved the run since it was loaded here."""
+
+
+class RunGoneError(SaveConflictError):
+    """Somebody has taken the run out of the memory while it went on."""
 
 
 class WorkspaceGoneError(Exception):

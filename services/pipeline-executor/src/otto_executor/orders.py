@@ -11,6 +11,16 @@ from otto_executor.stage import CHECKOUT, StageSpec, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The Kubernetes object that a run is kept in; what has it as its owner goes with it."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """The workers of one attempt of a stage. The same order twice creates nothing twice."""
 

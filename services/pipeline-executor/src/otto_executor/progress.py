@@ -1,6 +1,7 @@
 """What a run says while it goes on: numbered messages, and how far it has come."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageStatus, StageType
@@ -64,3 +65,10 @@ def seconds(duration: float) -> str:
 def shortened(text: str, most: int = MAX_WORDS) -> str:
     """The text cut to so many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def rfc3339(at: float | None) -> str:
+    """Seconds since the epoch as the contract writes times: UTC, milliseconds; "" for None."""
+    if at is None:
+        return ""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

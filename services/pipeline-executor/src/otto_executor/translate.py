@@ -4,14 +4,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from otto_executor import attempt
 from otto_executor.approval import Approval, Decision
 from otto_executor.errors import InvalidRequestError
-from otto_executor.progress import Progress, shortened
+from otto_executor.progress import Progress, rfc3339, shortened
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageSpec, StageState, StageStatus, StageType
 from otto_executor.stores import Key, StoredRun, Summary, summary
@@ -31,13 +30,6 @@ _STATES = {
 _TYPES = {kind: stage_pb2.StageType.Value(f"STAGE_TYPE_{kind}") for kind in StageType}
 _CAUSES = {cause: worker_pb2.FailureCause.Value(f"FAILURE_CAUSE_{cause}") for cause in FailureCause}
 _DECISIONS = {decision: pipeline_pb2.ApprovalDecision.Value(f"APPROVAL_DECISION_{decision}") for decision in Decision}
-
-
-def rfc3339(at: float | None) -> str:
-    """Seconds since the epoch as the contract writes times: UTC, milliseconds; "" for None."""
-    if at is None:
-        return ""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def timestamp(at: float | None) -> Timestamp | None:

@@ -1,10 +1,11 @@
 """RunStore, and what it keeps and gives."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 from otto_executor.definition import Definition
+from otto_executor.orders import Owner
 from otto_executor.progress import Progress
 from otto_executor.run_state import RunState
 from otto_executor.stage import StageStatus
@@ -18,6 +19,8 @@ class StoredRun:
     request: bytes
     state: RunState
     version: int = 1
+    owner: Owner | None = field(default=None, compare=False)
+    """What the run's workers and workspace go with; None where runs are no objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +126,59 @@ class RunStore(Protocol):
         Returns how many were deleted, a bounded number per call: call again until it is 0.
         """
 
+    def pause(self, pipeline_id: str) -> float:
+        """Seconds that should lie between two saves of the run which are no edges: 0 where a save costs next to nothing."""
+
     async def close(self) -> None:
         """Lets go of everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A run that somebody has put into the memory and nobody has begun. `request` is a PipelineRequest in JSON, without its id."""
+
+    name: str
+    uid: str
+    pipeline_id: str
+    request: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A run that was begun and has not ended, and that may be unknown here: its beginning was stored though it seemed that it was not."""
+
+    pipeline_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Somebody wants the run gone: it is to be stopped and cleaned up after, then to be let go. `gone`: it is gone already."""
+
+    pipeline_id: str
+    gone: bool = False
+
+
+class Outside(Protocol):
+    """What others do with the memory of runs, where they can reach it: they put runs in and take runs out."""
+
+    def news(self) -> AsyncGenerator[Arrival | Left | Departure]:
+        """What is to be looked at: what there is at first, then what changes. The same may be told more than once. Never ends."""
+
+    async def accept(self, arrival: Arrival, run: StoredRun, progress: Sequence[Progress]) -> None:
+        """Keeps the run as begun, with its first messages.
+
+        Raises PipelineExistsError if its id is another run's, SaveConflictError if it is gone or somebody else has begun it, and
+        StoreUnavailableError.
+        """
+
+    async def answer(self, arrival: Arrival, state: str, words: str) -> None:
+        """Tells whoever put it there what is wrong with it (`state` Refused) or what it waits for (Pending).
+
+        Raises StoreUnavailableError.
+        """
+
+    async def let_go(self, pipeline_id: str) -> None:
+        """The run may be gone: everything about it is done. Raises StoreUnavailableError."""
+
+    def again(self, name: str) -> None:
+        """Has an arrival told again."""

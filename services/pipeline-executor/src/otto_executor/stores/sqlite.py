@@ -172,6 +172,10 @@ class SqliteStore:
                 execute("DELETE FROM runs WHERE pipeline_id = ?", (pipeline_id,))
         return len(gone)
 
+    def pause(self, pipeline_id: str) -> float:  # noqa: ARG002  the same for all
+        """See RunStore."""
+        return 0.0
+
     async def close(self) -> None:
         """See RunStore."""
         self._file.close()

@@ -116,6 +116,10 @@ class MemoryStore:
             del self._runs[pipeline_id]
         return len(gone[:100])
 
+    def pause(self, pipeline_id: str) -> float:  # noqa: ARG002  the same for all
+        """See RunStore."""
+        return 0.0
+
     async def close(self) -> None:
         """See RunStore."""
 
