@@ -50,6 +50,18 @@ def shop() -> Graph:
     return of_request(parse(PIPELINE, "f"), "Shop")
 
 
+@pytest.mark.parametrize("header", [b"", b"repository: /r\n"], ids=["no repository in the file", "a repository"])
+def test_a_job_may_wait_for_the_checkout_by_name(header: bytes) -> None:
+    """`otto.checkout` is taken as the service takes it and is a node of the graph, also where the repository is still to be given."""
+    request = parse(header + b"stages: [{name: a, dependencies: [otto.checkout]}, {name: b, dependencies: [a, otto.checkout]}]", "f")
+    assert [list(stage.depends_on) for stage in request.stages] == [["otto.checkout"], ["a", "otto.checkout"]]
+    graph = of_request(request, "f")
+    assert [[node.stage_id for node in step] for step in graph.steps()] == [["otto.checkout"], ["a"], ["b"]]
+    assert graph.nodes[0].name == ("checkout of /r" if header else "checkout of the repository")
+    for form in (dot(graph), mermaid(graph), rows(graph, 100)):
+        assert "checkout of" in "\n".join(form)
+
+
 def test_text_shows_steps_workers_conditions_and_approvals() -> None:
     """A row a stage by steps, with who it waits for and what is special; the checkout of a repository is the first step."""
     assert list(rows(shop(), 100)) == [

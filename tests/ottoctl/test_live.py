@@ -11,6 +11,8 @@ from rich.console import Console, ConsoleDimensions
 
 from ottoctl.live import CLEAR, LiveView, chosen
 from ottoctl.progress import Run, Stage
+from ottoscaler.v1.pipeline_pb2 import Approval, PipelineProgress, StageRun
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineResponse
 from ottoscaler.v1.stage_pb2 import StageStatus
 from ottoscaler.v1.worker_pb2 import FailureCause
 
@@ -147,3 +149,33 @@ def test_a_new_size_begins_a_new_picture() -> None:
     lines = out.getvalue().rpartition("stage")[2].rstrip("\n").split("\n")
     assert all(cell_len(line) <= 40 for line in lines)
     assert len(lines) < 14
+
+
+def waiting_run(*, workers: int) -> Run:
+    """A run whose gate waits for an approval since 1,000 s, as messages told it; `workers` run once it has one."""
+    run = Run("p", started=900.0)
+    gate = StageRun(stage_id="gate", worker_count=workers, approval=Approval(approvers=["kim"]))
+    run.know(GetPipelineResponse(stages=[gate]))
+    run.hear(PipelineProgress(stage_id="gate", status=PENDING, message="waits for approval by kim", timestamp="1970-01-01T00:16:40.000Z"))
+    return run
+
+
+def test_a_gate_shows_how_long_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its turn on, while it waits and once it is decided either way; it runs nothing, so its start and end are the same moment."""
+    run = waiting_run(workers=0)
+    monkeypatch.setattr("time.time", lambda: 1065.0)
+    assert "1m05s" in next(line for line in drawn(run, 80, 24) if "gate" in line)
+    end = "1970-01-01T00:18:20.000Z"
+    run.hear(PipelineProgress(stage_id="gate", status=COMPLETED, started_at=end, completed_at=end))
+    assert "1m40s" in next(line for line in drawn(run, 80, 24) if "gate" in line)
+    run = waiting_run(workers=0)
+    run.hear(PipelineProgress(stage_id="gate", status=FAILED, completed_at=end))
+    assert "1m40s" in next(line for line in drawn(run, 80, 24) if "gate" in line)
+
+
+def test_a_gate_with_work_shows_how_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is approved and its workers run, the time is theirs."""
+    run = waiting_run(workers=1)
+    monkeypatch.setattr("time.time", lambda: 1065.0)
+    run.hear(PipelineProgress(stage_id="gate", status=RUNNING, attempt=1, started_at="1970-01-01T00:17:40.000Z"))
+    assert " 5.0s" in next(line for line in drawn(run, 80, 24) if "gate" in line)

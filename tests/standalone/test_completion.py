@@ -74,6 +74,54 @@ async def test_bash_completes_what_the_service_knows(waiting: Standalone) -> Non
     assert await in_bash("127.0.0.1:1", "ottoctl", "--address", address, "pipeline", "get", "") == ["nightly-1"]
 
 
+async def typed(address: str, line: str, cwd: Path) -> str:
+    """What an interactive bash makes of a line and the tabulator key, as it runs it: ottoctl is a function that says its words."""
+    ours, theirs = os.openpty()
+    script = (
+        f'eval "$(_OTTOCTL_COMPLETE=source_bash {BIN}/ottoctl)"; _ask() {{ _ottoctl_completion {BIN}/ottoctl; }}; '
+        "complete -F _ask ottoctl; ottoctl() { local IFS='|'; echo \"<$*>\"; }"
+    )
+    (cwd / "rc").write_text(f"{script}\nPS1='ready> '\n")
+    process = await asyncio.create_subprocess_exec(
+        "bash", "--noprofile", "--rcfile", str(cwd / "rc"), "-i",
+        env={**os.environ, "OTTO_ADDRESS": address, "TERM": "dumb", "HOME": str(cwd)},
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said = ""
+
+    async def read(until: str) -> None:
+        nonlocal said
+        while until not in said:
+            said += (await asyncio.to_thread(os.read, ours, 4096)).decode()
+
+    try:
+        async with asyncio.timeout(60):
+            await read("ready> ")
+            os.write(ours, f"{line}\t\n".encode())
+            await read(">\r\n")
+    finally:
+        process.kill()
+        await process.wait()
+        os.close(ours)
+    return said.rpartition("<")[2].partition(">")[0]
+
+
+@pytest.mark.slow
+async def test_an_interactive_bash_completes_ids_with_colons(standalone: Standalone, tmp_path: Path) -> None:
+    """Bash takes words apart at colons and equals signs; what it is offered fits behind them, in arguments and behind options."""
+    (tmp_path / "p.yaml").write_text(PIPELINE)
+    for identity in ("2026:night=ly:1", "other"):
+        assert (await ottoctl(standalone, "pipeline", "run", str(tmp_path / "p.yaml"), "--id", identity, "--detach"))[0] == 0
+    for line in ("20", "2026:", "2026:ni", "2026:night=", "2026:night=ly:"):
+        assert await typed(standalone.address, f"ottoctl pipeline watch {line}", tmp_path) == "pipeline|watch|2026:night=ly:1", line
+    assert await typed(standalone.address, "ottoctl logs --pipeline=2026:ni", tmp_path) == "logs|--pipeline=2026:night=ly:1"
+    assert (
+        await typed(standalone.address, "ottoctl pipeline approve 2026:night=ly:1 oth", tmp_path)
+        == "pipeline|approve|2026:night=ly:1|other"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 async def test_fish_completes_what_the_service_knows(waiting: Standalone, tmp_path: Path) -> None:

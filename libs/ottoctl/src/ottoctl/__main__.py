@@ -7,7 +7,10 @@ import sys
 def main() -> None:
     """Runs ottoctl with the process's arguments and exits."""
     from ottoctl.cli import app
+    from ottoctl.completion import whole_words
     from ottoctl.exit_codes import BROKEN_PIPE
+
+    whole_words(os.environ)
 
     try:
         app()

@@ -6,7 +6,7 @@ shell's own business: where nothing is offered here, it offers them.
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 import typer
@@ -17,6 +17,9 @@ ANSWER_SECONDS = 1.0
 OFFERED = 200
 """Most values that are offered at once."""
 Offer = Callable[[typer.Context, str], list[Any]]
+_BREAKS = ":="
+"""Characters at which bash takes words apart (COMP_WORDBREAKS) although they stand in ids and options."""
+_TAKEN_APART = "_OTTOCTL_WORDS_TAKEN_APART"
 _PLAIN = re.compile(r"(?=[\x00-\x7f])([^\w@%+=:,./-])")
 
 
@@ -28,6 +31,28 @@ class Value(str):
     def startswith(self, *_: Any) -> bool:
         """Always: see above."""
         return True
+
+
+def whole_words(environ: MutableMapping[str, str]) -> None:
+    """Puts words together that bash took apart at `:` and `=`: an id may hold either. To be called before they are read.
+
+    bash wants only what follows the last of them then: `_offered` cuts it.
+    """
+    if environ.get("_OTTOCTL_COMPLETE") != "complete_bash":
+        return
+    words, place = environ.get("COMP_WORDS", "").split("\n"), int(environ.get("COMP_CWORD") or 0)
+    joined, joined_place, open_ended = words[:1], 0, False
+    for number, word in enumerate(words[1:], 1):
+        breaks = bool(word) and not word.strip(_BREAKS)
+        if number > 1 and (breaks or (open_ended and word)):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        open_ended = breaks
+        if number == place:
+            joined_place = len(joined) - 1
+    if len(joined) < len(words):
+        environ.update({"COMP_WORDS": "\n".join(joined), "COMP_CWORD": str(joined_place), _TAKEN_APART: "1"})
 
 
 def pipeline_ids(context: typer.Context, incomplete: str) -> list[Any]:
@@ -81,7 +106,9 @@ def _offered(incomplete: str, ask: Callable[[], Iterable[tuple[str, str]]]) -> l
         values = [(value, said) for value, said in ask() if value.startswith(incomplete) and value.isprintable()][:OFFERED]
     except Exception:  # noqa: BLE001, RUF100  whatever it is: a line that is being typed is no place for it
         return []
-    return [(Value(_quoted(value)), said) if said else Value(_quoted(value)) for value, said in values]
+    there = max(map(incomplete.rfind, _BREAKS)) + 1 if os.environ.get(_TAKEN_APART) else 0
+    offered = [(Value(_quoted(value[there:])), said) for value, said in values]
+    return [(value, said) if said else value for value, said in offered]
 
 
 def _quoted(value: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
+from ottoctl.pipeline_file import CHECKOUT
 from ottoctl.terminal import harmless
 from ottoscaler.v1.stage_pb2 import PipelineStage, RunCondition, StageStatus, StageType
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ottoscaler.v1.pipeline_pb2 import PipelineRequest
     from ottoscaler.v1.pipeline_service_pb2 import GetPipelineResponse
 
-CHECKOUT = "otto.checkout"
 _CONDITIONS = {RunCondition.RUN_CONDITION_ON_FAILURE: "on_failure", RunCondition.RUN_CONDITION_ALWAYS: "always"}
 
 
@@ -71,11 +71,14 @@ class Graph:
 
 
 def of_request(request: PipelineRequest, title: str) -> Graph:
-    """The graph of a pipeline that has not run. The checkout that a repository brings is part of it, as it is of a run."""
+    """The graph of a pipeline that has not run. The checkout that a repository brings is part of it, as it is of a run.
+
+    So it is where a stage waits for it, of whichever repository then.
+    """
     stages = [_asked(stage) for stage in request.stages]
-    if request.repository:
+    if request.repository or any(CHECKOUT in stage.needs for stage in stages):
         stages = [Node(n.stage_id, n.name, n.needs or (CHECKOUT,), *_rest(n)) for n in stages]
-        stages.insert(0, Node(CHECKOUT, f"checkout of {harmless(request.repository)}", ()))
+        stages.insert(0, Node(CHECKOUT, f"checkout of {harmless(request.repository) or 'the repository'}", ()))
     return Graph(title, _sorted(stages))
 
 

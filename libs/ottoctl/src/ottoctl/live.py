@@ -106,7 +106,7 @@ class LiveView:
             cells.append(Text(str(stage.attempt) if stage.attempt > 1 else ""))
         if several:
             cells.append(Text(f"{done}/{stage.worker_count}" if details or stage.worker_count > 1 else ""))
-        cells.append(Text(duration(stage.seconds()) if stage.started else ""))
+        cells.append(Text(duration(stage.seconds()) if stage.started or stage.waits_since else ""))
         if details:
             said = stage.error if stage.status == StageStatus.STAGE_FAILED else stage.last_line
             if stage.ignored or stage.status in {StageStatus.STAGE_PENDING, StageStatus.STAGE_RETRYING, StageStatus.STAGE_SKIPPED}:

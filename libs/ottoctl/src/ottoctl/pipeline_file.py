@@ -21,6 +21,8 @@ from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage, RetryPolicy, StageType
 
 MAX_BYTES = 1_000_000
+CHECKOUT = "otto.checkout"
+"""The stage that a repository brings: a job may wait for it by this name."""
 DEFAULT_TIMEOUT_SECONDS = 600
 """What otto-handler's converter uses when a job names none."""
 TYPE_WORDS = (
@@ -330,7 +332,9 @@ def _check_graph(reader: _JobReader, jobs: list[_Job]) -> None:
         by_id.setdefault(name, job)
     for job in jobs:
         for need, node in job.needs:
-            if need not in by_id:
+            if (
+                need not in by_id and need != CHECKOUT
+            ):  # whether there is a checkout is the service's to say: a repository may still be given
                 near = difflib.get_close_matches(need, by_id, n=1)
                 reader.wrong(node, f"there is no job named {need!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     needs = {name: [need for need, _ in job.needs if need in by_id] for name, job in by_id.items()}

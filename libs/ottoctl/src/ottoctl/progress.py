@@ -46,6 +46,10 @@ class Stage:
     percentage: int = 0
     workers: list[str] = field(default_factory=list)
     workers_done: int = 0
+    approval: bool = False
+    """Whether it needs one."""
+    waits_since: float = 0.0
+    """When its turn came to be approved; 0: it has not."""
     started: float = 0.0
     ended: float = 0.0
     message: str = ""
@@ -63,8 +67,10 @@ class Stage:
         return self.status == StageStatus.STAGE_COMPLETED and bool(self.cause)
 
     def seconds(self) -> float:
-        """How long it runs or ran; 0 before it starts."""
-        return max(0.0, (self.ended or time.time()) - self.started) if self.started else 0.0
+        """How long it runs or ran; of an approval without work of its own, or before that, how long it waits or waited. 0 before either."""
+        worked = self.attempt > 0 or not self.waits_since
+        since = self.started if worked else self.waits_since
+        return max(0.0, (self.ended or time.time()) - since) if since else 0.0
 
 
 @dataclass(slots=True)
@@ -87,6 +93,7 @@ class Run:
         for stage in answer.stages:
             known = self.stages.setdefault(stage.stage_id, Stage(stage.stage_id, harmless(stage.name or stage.stage_id)))
             known.name, known.worker_count = harmless(stage.name or stage.stage_id), max(1, stage.worker_count)
+            known.approval = stage.HasField("approval")
             if stage.stage_id in asked:
                 known.retries = asked[stage.stage_id].retry_policy.max_attempts
 
@@ -106,6 +113,8 @@ class Run:
         stage.workers_done = message.metrics.successful_workers + message.metrics.failed_workers
         stage.worker_count = max(stage.worker_count, message.metrics.total_workers)
         stage.started = seconds_of(message.started_at)
+        if stage.approval and message.status == StageStatus.STAGE_PENDING and not stage.attempt:
+            stage.waits_since = seconds_of(message.timestamp)
         stage.ended = seconds_of(message.completed_at) if message.status in ENDED else 0.0
         stage.message, stage.error, stage.cause = harmless(message.message), harmless(message.error_message), message.failure_cause
         if message.status == StageStatus.STAGE_RETRYING and message.failure_cause not in INFRASTRUCTURE:
