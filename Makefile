@@ -32,7 +32,7 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ Change it
-.PHONY: setup clients node generate lock format lint types verify test test-quick test-long check bench bench-compare dist hooks clean
+.PHONY: setup clients node generate lock format lint types verify chart goldens test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
@@ -75,16 +75,34 @@ lint: setup ## ruff, import-linter, buf: style, the import law, the protos' styl
 types: setup ## mypy --strict over everything written by hand
 	mypy
 
-generate: setup ## Regenerate what is generated: code from protos, the README's settings tables
+generate: setup ## Regenerate what is generated: code from protos, the README's settings tables, the schema of the chart's values
 	python libs/contracts/tools/generate.py
 	python tools/settings_table.py
+	python tools/chart_values.py
 
 verify: setup ## The twins of generate: what is committed is what would be generated, and the wire contract breaks nothing
 	python libs/contracts/tools/generate.py --check
 	python tools/settings_table.py --check
+	python tools/chart_values.py --check
 	buf breaking --against '.git#ref=$(BASE)'
 
-test: setup node ## All tests; no cluster, no network but loopback
+# checkov pins a hundred packages of its own, which would decide ours: so it lives in an environment beside them.
+CHECKOV := $(VENV)/checkov
+$(CHECKOV)/bin/checkov: tools/policy/checkov.lock | setup
+	@echo "Installing checkov into $(CHECKOV) …"
+	@$(PYTHON) -m venv --clear --without-pip $(CHECKOV)
+	@uv pip install --quiet --no-config --python $(CHECKOV) --require-hashes --no-deps -r tools/policy/checkov.lock
+	@touch $@
+
+chart: clients $(CHECKOV)/bin/checkov ## The chart: helm lint, goldens, strict schemas of every object, Envoy's own validation, policies
+	pytest -n $(WORKERS) tests/chart --ignore tests/chart/test_front_door.py
+	@helm template otto charts/ottoscaler --namespace ci --set networkPolicy.enabled=true,test.enabled=false > $(VENV)/chart.yaml
+	$(CHECKOV)/bin/checkov --config-file tools/policy/checkov.yaml --file $(VENV)/chart.yaml
+
+goldens: clients ## Write what the chart renders now as what it has to render
+	pytest tests/chart/test_goldens.py --write-goldens
+
+test: setup clients node ## All tests; no cluster, no network but loopback
 	pytest -n $(WORKERS) -m "not long"
 
 test-quick: setup ## The tests that take a moment each: what the pipeline of make run runs
@@ -93,7 +111,7 @@ test-quick: setup ## The tests that take a moment each: what the pipeline of mak
 test-long: setup node ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
 	pytest -n $(WORKERS) -m long
 
-check: lint types verify ## What CI checks before the tests
+check: lint types verify chart ## What CI checks before the tests
 
 bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=5 times; SIZE=0.1 for a quick look; ONLY=status,chain for some)
 	PYTHONPATH=tests python -m bench run --runs $(RUNS) --size $(SIZE) --json $(JSON) $(if $(ONLY),--only $(ONLY))
@@ -115,6 +133,8 @@ dist: setup ## Wheels of all distributions into dist/
 lock: setup ## Pin again: requirements.lock from the pyproject.toml files (LOCK_FLAGS=--upgrade for newer versions)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev \
 	  $(NAMES:%=--no-emit-package %) $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+	echo checkov | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  $(LOCK_FLAGS) - -o tools/policy/checkov.lock
 
 hooks: setup ## Install the pre-commit hooks
 	pre-commit install

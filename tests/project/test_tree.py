@@ -218,7 +218,7 @@ def test_a_linter_passes(command: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("script", ["libs/contracts/tools/generate.py", "tools/settings_table.py"])
+@pytest.mark.parametrize("script", ["libs/contracts/tools/generate.py", "tools/settings_table.py", "tools/chart_values.py"])
 def test_what_is_generated_is_current(script: str) -> None:
     """The committed code and the README's tables are what the generators would write."""
     result = subprocess.run(

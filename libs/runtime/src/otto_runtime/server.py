@@ -57,6 +57,8 @@ class Component:
     """Background work until cancelled. It is given `ready`, to be called once, when the services may be called SERVING."""
     public_errors: tuple[type[Exception], ...] = ()
     """Roots of the error trees whose words clients may read; classes have `grpc_status`."""
+    described: tuple[str, ...] = ()
+    """Full names of proto services that other processes serve at this address: reflection describes them too; their code is imported."""
 
 
 class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
@@ -103,7 +105,8 @@ class Host:
         for name in ["", *names]:
             await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        described = dict.fromkeys([*names, *(name for component in components for name in component.described)])
+        reflection.enable_server_reflection([*described, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         for component in components:
             component.register(self._server)
             self._calls.add_public_errors(component.public_errors)

@@ -21,7 +21,13 @@ from otto_scaler.pipelines import Pipelines
 from otto_scaler.service import OttoscalerServicer
 from otto_scaler.settings import Settings
 from otto_scaler.translate.request import Bounds
-from ottoscaler.v1 import ottoscaler_service_pb2, ottoscaler_service_pb2_grpc, pipeline_service_pb2
+from ottoscaler.v1 import (
+    log_streaming_service_pb2,
+    otto_handler_log_service_pb2,
+    ottoscaler_service_pb2,
+    ottoscaler_service_pb2_grpc,
+    pipeline_service_pb2,
+)
 
 log = logging.getLogger(__name__)
 SERVICE = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
@@ -30,6 +36,12 @@ DESCRIPTORS = 512
 DESCRIPTORS_PER_WORKER = 4
 """Files for each worker that runs: two for its supervisor here, and in standalone two for its log in the relay."""
 EXECUTOR_SERVICE = pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]
+DESCRIBED = tuple(
+    service.full_name
+    for file in (pipeline_service_pb2, log_streaming_service_pb2, otto_handler_log_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+"""What the others serve: in front of all three, reflection is asked here."""
 
 
 @asynccontextmanager
@@ -79,7 +91,14 @@ async def scaler_component(settings: Settings, executor_address: str, backend: W
                 group.create_task(fleet.run(ready), name="fleet")
                 group.create_task(pipelines.run(), name="cancel pipelines of callers that left")
 
-        yield Component(name="scaler", services=(SERVICE.full_name,), register=register, run=run, public_errors=(CallError,))
+        yield Component(
+            name="scaler",
+            services=(SERVICE.full_name,),
+            register=register,
+            run=run,
+            public_errors=(CallError,),
+            described=DESCRIBED,
+        )
 
 
 def _bounds(settings: Settings) -> Bounds:
