@@ -8,7 +8,7 @@ from typing import Any
 
 from otto_relay.files import Files
 from otto_relay.forwarder import Forwarder
-from otto_relay.handler import HandlerLostError, Outcome, Reach, Receipt, Reply, Tally
+from otto_relay.handler import HandlerLostError, HandlerStumbledError, Outcome, Reach, Receipt, Reply, Tally
 from otto_relay.notices import Notice
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outbox, Outboxes
@@ -38,7 +38,7 @@ class Stream:
         entry = await self._sent.get()
         await self._handler.open.wait()
         if entry.message in self._handler.poison:
-            raise HandlerLostError("UNKNOWN: it threw")
+            raise HandlerStumbledError("UNKNOWN: it threw")
         if self._handler.retries:
             self._handler.retries -= 1
             return Reply(Outcome.AGAIN)
@@ -75,8 +75,10 @@ class Handler:
         yield Stream(self)
 
     async def notify(self, outbox: Outbox, notice: Notice) -> tuple[Receipt, str]:
-        if self.away or outbox.worker_id in self.hated:
-            raise HandlerLostError("INTERNAL: it threw")
+        if self.away:
+            raise HandlerLostError("UNAVAILABLE: it is away")
+        if outbox.worker_id in self.hated:
+            raise HandlerStumbledError("INTERNAL: it threw")
         self.notices.append((outbox.worker_id, notice.kind))
         return Receipt.TAKEN, ""
 
@@ -84,7 +86,9 @@ class Handler:
 class Rig:
     """What a process of the relay is for the push; another one over the same directory is what comes after a kill."""
 
-    def __init__(self, directory: Path, files: Files, handler: Handler | None = None, most_removed: int = 1000) -> None:
+    def __init__(
+        self, directory: Path, files: Files, handler: Handler | None = None, most_removed: int = 1000, longest_notice_wait: float = 0.1
+    ) -> None:
         self.handler = handler or Handler()
         self.tally = Tally()
         self.registry = Registry(directory / "spool", files, 4096)
@@ -92,7 +96,7 @@ class Rig:
         self.outboxes = Outboxes(directory / "spool" / "handler", files, most_removed)
         reach = Reach("test:1", lambda: 0)
         self.forwarder = Forwarder(self.outboxes, self.handler, self.tally, reach, window=8, timeout=30.0, longest_wait=0.1)
-        self.notifier = Notifier(self.outboxes, self.handler, self.tally, reach, 0.1)
+        self.notifier = Notifier(self.outboxes, self.handler, self.tally, reach, longest_notice_wait)
         self.outgoing = Outgoing(self.outboxes, self.forwarder, self.notifier, directory_name)
         self.outboxes.load()
         self.outgoing.resume(self.registry.workers.values())

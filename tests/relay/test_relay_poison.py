@@ -26,8 +26,10 @@ def begin(rig: Rig, name: str, *texts: str) -> None:
     known.append([Fresh(time.time_ns(), 0, text.encode()) for text in texts])
 
 
-async def test_a_line_that_ends_every_stream_holds_up_its_own_worker_only(tmp_path: Path, files: Files) -> None:
-    """All lines of five others arrive; its own do when it is no longer poison, in order."""
+async def test_a_line_that_ends_every_stream_holds_up_its_own_worker_only(
+    tmp_path: Path, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All lines of five others arrive; its own do when it is no longer poison, in order. The log names the line and calls it no outage."""
     rig = Rig(tmp_path, files)
     rig.handler.poison = {"poison"}
     begin(rig, "a", "poison", "after", "more")
@@ -40,10 +42,15 @@ async def test_a_line_that_ends_every_stream_holds_up_its_own_worker_only(tmp_pa
         assert rig.handler.messages("a") == []
         rig.handler.poison = set()
         await until(lambda: rig.handler.messages("a") == ["poison", "after", "more"])
+    stumbled = [(record.worker, record.sequence) for record in caplog.records if record.msg == "relay.handler.stumbled"]  # type: ignore[attr-defined]  # its fields
+    assert ("a", 1) in stumbled
+    assert "relay.handler.lost" not in caplog.messages
 
 
-async def test_notices_that_are_never_taken_hold_up_their_own_workers_only(tmp_path: Path, files: Files) -> None:
-    """More of them than there are notices on their way at once: the notices of others arrive, and of each worker they stay in order."""
+async def test_notices_that_are_never_taken_hold_up_their_own_workers_only(
+    tmp_path: Path, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More of them than there are notices on their way at once: those of others arrive, and of each worker in order. It is no outage."""
     rig = Rig(tmp_path, files)
     names = [f"hated-{number}" for number in range(20)]
     rig.handler.hated = set(names)
@@ -56,8 +63,24 @@ async def test_notices_that_are_never_taken_hold_up_their_own_workers_only(tmp_p
         await until(lambda: rig.handler.notices == [("loved", "CREATED"), ("loved", "RUNNING")])
         rig.handler.hated = set()
         await until(lambda: len(rig.handler.notices) == 42)
+    assert "relay.handler.lost" not in caplog.messages
     for name in names:
         assert [kind for who, kind in rig.handler.notices if who == name] == ["CREATED", "RUNNING"]
+
+
+async def test_notices_that_wait_for_long_keep_nobody_else_waiting(tmp_path: Path, files: Files) -> None:
+    """More of them than are told at once, each at its longest wait of an hour: a worker that comes after all of them is told of."""
+    rig = Rig(tmp_path, files, longest_notice_wait=3600.0)
+    names = [f"hated-{number}" for number in range(20)]
+    rig.handler.hated = set(names)
+    for name in [*names, "loved"]:
+        begin(rig, name, "line")
+        outbox = rig.outboxes.by_worker[name]
+        outbox.stumbles = 30
+        outbox.note("", [Notice("CREATED", 1, "")])
+        rig.notifier.wake(outbox)
+    async with rig.pushing():
+        await until(lambda: rig.handler.notices == [("loved", "CREATED")])
 
 
 async def test_what_is_owed_of_removed_workers_is_bounded(tmp_path: Path, files: Files, caplog: pytest.LogCaptureFixture) -> None:

@@ -222,6 +222,14 @@ RELAY: dict[str, Words] = {
     "relay.handler.attached": Words(
         "otto-handler at {address} answers again, catching up {lines} lines", "{address}의 otto-handler 응답 재개, {lines}줄을 따라잡는 중"
     ),
+    "relay.handler.stumbled": Words(
+        "otto-handler failed {times} times at line {sequence} of {worker}, or at another one just then; it is sent again: {reason}",
+        "otto-handler가 {worker}의 {sequence}번 로그(또는 그 무렵의 로그) 처리에 {times}번 실패함, 다시 전송함: {reason}",
+    ),
+    "relay.handler.notice_stumbled": Words(
+        "otto-handler failed {times} times at {notice} of {worker}; it is sent again: {reason}",
+        "otto-handler가 {worker}의 {notice} 알림 처리에 {times}번 실패함, 다시 전송함: {reason}",
+    ),
     "relay.handler.retried": Words(
         "otto-handler asked {times} times for line {sequence} of {worker} again: {reason}",
         "otto-handler가 {worker}의 {sequence}번 로그를 {times}번 다시 요청함: {reason}",

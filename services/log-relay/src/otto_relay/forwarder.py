@@ -13,7 +13,18 @@ from collections.abc import Iterator
 
 from otto_relay.bell import Bell
 from otto_relay.errors import SpoolWriteError
-from otto_relay.handler import Handler, HandlerLostError, LineStream, Outcome, Reach, Reply, Tally, Waits, is_milestone
+from otto_relay.handler import (
+    Handler,
+    HandlerLostError,
+    HandlerStumbledError,
+    LineStream,
+    Outcome,
+    Reach,
+    Reply,
+    Tally,
+    Waits,
+    is_milestone,
+)
 from otto_relay.levels import WARN
 from otto_relay.outbox import Outbox, Outboxes
 from otto_relay.records import LEVEL_SHIFT, STDERR, Record
@@ -80,7 +91,10 @@ class Forwarder:
                     async with self._handler.lines() as stream:
                         await self._talk(stream)
                 except HandlerLostError as error:
-                    self._reach.failed(str(error))
+                    if isinstance(error, HandlerStumbledError) and self._flight:
+                        self._stumbled(*self._flight[0], str(error))
+                    else:
+                        self._reach.failed(str(error))
                 self._start_again()
                 await asyncio.sleep(self._waits.next())
         finally:
@@ -105,6 +119,12 @@ class Forwarder:
         for task in tasks:
             if not task.cancelled():
                 task.result()
+
+    def _stumbled(self, outbox: Outbox, line: _Line, words: str) -> None:
+        """It failed, most likely at this line: no outage."""
+        if is_milestone(outbox.losses + 1):
+            where = {"worker": outbox.worker_id, "sequence": line.sequence}
+            log.warning("relay.handler.stumbled", extra={**where, "times": outbox.losses + 1, "reason": words})
 
     def _start_again(self) -> None:
         """What was unanswered is owed again. The line that waited longest for its answer may be why the stream ended: its worker waits."""

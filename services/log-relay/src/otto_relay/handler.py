@@ -21,6 +21,10 @@ class HandlerLostError(RelayError):
     """otto-handler can't be reached, or does not answer; what it has not answered is sent again."""
 
 
+class HandlerStumbledError(HandlerLostError):
+    """otto-handler is there, but something in it failed, most likely at what it was sent just now; that is sent again all the same."""
+
+
 class Outcome(enum.Enum):
     """What otto-handler says of a line."""
 
@@ -48,7 +52,7 @@ class Receipt(enum.Enum):
 
 
 class LineStream(Protocol):
-    """An open ForwardWorkerLogs. Both raise HandlerLostError when it has ended, however it did."""
+    """An open ForwardWorkerLogs. Both raise HandlerLostError when it has ended, HandlerStumbledError if because something in it failed."""
 
     async def send(self, outbox: Outbox, entry: bytes, sequence: int, dropped: int) -> None:
         """Sends an encoded LogEntry of the outbox's worker; waits while the other side takes none. `dropped` lines before it were lost."""
@@ -67,7 +71,7 @@ class Handler(Protocol):
         ...
 
     async def notify(self, outbox: Outbox, notice: Notice) -> tuple[Receipt, str]:
-        """What it says of a notice, and its words. Raises HandlerLostError."""
+        """What it says of a notice, and its words. Raises HandlerLostError, HandlerStumbledError if something in it failed."""
         ...
 
 

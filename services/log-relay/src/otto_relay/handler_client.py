@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from otto_relay.handler import HandlerLostError, Outcome, Receipt, Reply
+from otto_relay.handler import HandlerLostError, HandlerStumbledError, Outcome, Receipt, Reply
 from otto_relay.notices import Notice
 from otto_relay.outbox import Outbox
 from otto_relay.translate import forwarded, notification
@@ -29,7 +29,18 @@ _NEVER = {
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.UNIMPLEMENTED,
 }
-"""What says that this very notice is the trouble, or that it takes none; any other status is an outage."""
+"""What says that it will never take this very notice, or none at all."""
+_STUMBLED = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
+"""What says that something in it failed, as grpc-js does when a handler throws. Any other status is an outage."""
+
+
+def _words(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name}: {error.details()}"
+
+
+def _lost(error: grpc.aio.AioRpcError) -> HandlerLostError:
+    kind = HandlerStumbledError if error.code() in _STUMBLED else HandlerLostError
+    return kind(_words(error))
 
 
 class _Lines:
@@ -43,7 +54,7 @@ class _Lines:
         try:
             await self._call.write(forwarded(entry, outbox.facts, outbox.created_at, sequence, dropped))
         except grpc.aio.AioRpcError as error:
-            raise HandlerLostError(f"{error.code().name}: {error.details()}") from error
+            raise _lost(error) from error
         except asyncio.InvalidStateError as error:
             raise HandlerLostError("it has ended the stream") from error
 
@@ -55,7 +66,7 @@ class _Lines:
         except TimeoutError as error:
             raise HandlerLostError(f"no answer within {timeout:g} s") from error
         except grpc.aio.AioRpcError as error:
-            raise HandlerLostError(f"{error.code().name}: {error.details()}") from error
+            raise _lost(error) from error
         if answer is grpc.aio.EOF:
             raise HandlerLostError("it has ended the stream")
         return Reply(_OUTCOMES.get(answer.status, Outcome.AGAIN), answer.message, max(answer.throttle_ms, 0) / 1000)
@@ -83,8 +94,7 @@ class OttoHandler:
         try:
             ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            words = f"{error.code().name}: {error.details()}"
             if error.code() in _NEVER:
-                return Receipt.REFUSED, words
-            raise HandlerLostError(words) from error
+                return Receipt.REFUSED, _words(error)
+            raise _lost(error) from error
         return _RECEIPTS.get(ack.status, Receipt.REFUSED), ack.message

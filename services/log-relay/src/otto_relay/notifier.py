@@ -6,7 +6,7 @@ from collections import deque
 
 from otto_relay.bell import Bell
 from otto_relay.errors import SpoolWriteError
-from otto_relay.handler import Handler, HandlerLostError, Reach, Receipt, Tally, Waits
+from otto_relay.handler import Handler, HandlerLostError, HandlerStumbledError, Reach, Receipt, Tally, Waits, is_milestone
 from otto_relay.outbox import Outbox, Outboxes
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ class Notifier:
         self._queue: deque[Outbox] = deque()
         self._queued: set[Outbox] = set()
         """Also those whose notice is on its way."""
+        self._waits = Waits(longest_wait)
+        self._held: dict[Outbox, asyncio.TimerHandle] = {}
+        """At whose notice otto-handler failed, until when."""
         self._bell = Bell()
 
     def wake(self, outbox: Outbox) -> None:
@@ -39,9 +42,13 @@ class Notifier:
 
     async def run(self) -> None:
         """Tells, for ever."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(_AT_ONCE):
-                group.create_task(self._tell(), name=f"tell notices {number}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(_AT_ONCE):
+                    group.create_task(self._tell(), name=f"tell notices {number}")
+        finally:
+            for timer in self._held.values():
+                timer.cancel()
 
     async def _tell(self) -> None:
         waits = Waits(self._longest_wait)
@@ -49,17 +56,22 @@ class Notifier:
             while not self._queue:
                 await self._bell.wait()
             outbox = self._queue.popleft()
-            lost = False
-            while outbox.notices and not lost:
+            lost = held = False
+            while outbox.notices and not (lost or held):
                 notice = outbox.notices[0]
                 try:
                     receipt, words = await self._handler.notify(outbox, notice)
+                except HandlerStumbledError as error:
+                    self._hold(outbox, notice.kind, str(error))
+                    held = True
+                    continue
                 except HandlerLostError as error:
                     self._reach.failed(str(error))
                     await asyncio.sleep(waits.next())
                     lost = True
                     continue
                 waits.reset()
+                outbox.stumbles = 0
                 self._reach.worked()
                 if receipt is Receipt.REFUSED:
                     self._tally.notices_refused += 1
@@ -72,6 +84,8 @@ class Notifier:
                 except SpoolWriteError as error:
                     # It is told once more after a restart; whoever gets it knows its number.
                     log.warning("relay.handler.unsaved", extra={"worker": outbox.worker_id, "reason": str(error)})
+            if held:
+                continue
             if outbox.notices:
                 # Behind the others: it may be this very notice that is the trouble.
                 self._queue.append(outbox)
@@ -79,3 +93,19 @@ class Notifier:
             else:
                 self._queued.discard(outbox)
                 self._outboxes.drop(outbox)
+
+    def _hold(self, outbox: Outbox, kind: str, words: str) -> None:
+        """Has its next notice tried again later; whoever tells notices goes on with others meanwhile."""
+        outbox.stumbles += 1
+        if is_milestone(outbox.stumbles):
+            log.warning(
+                "relay.handler.notice_stumbled",
+                extra={"worker": outbox.worker_id, "notice": kind, "times": outbox.stumbles, "reason": words},
+            )
+
+        def release() -> None:
+            del self._held[outbox]
+            self._queue.append(outbox)
+            self._bell.ring()
+
+        self._held[outbox] = asyncio.get_running_loop().call_later(self._waits.after(outbox.stumbles), release)

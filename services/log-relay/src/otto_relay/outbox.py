@@ -54,6 +54,8 @@ class Outbox:
         """Times in a row that a line was to be sent again."""
         self.losses = 0
         """Times in a row that the stream ended while a line of it was the first without an answer."""
+        self.stumbles = 0
+        """Times in a row that something in otto-handler failed at its next notice."""
         self.unread = 0
         """Times in a row that its lines could not be read."""
         self.sent = 0
