@@ -7,8 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := libs/contracts libs/options libs/runtime libs/ottoctl services/scaler services/pipeline-executor services/log-relay services/standalone
-NAMES := otto-executor otto-options otto-relay otto-runtime otto-scaler otto-standalone ottoctl ottoscaler-contracts
+PACKAGES := libs/contracts libs/options libs/runtime libs/kubekit libs/ottoctl services/scaler services/pipeline-executor services/log-relay services/standalone
+NAMES := otto-executor otto-kubekit otto-options otto-relay otto-runtime otto-scaler otto-standalone ottoctl ottoscaler-contracts
 # What the wire contract may not break with respect to: the last release, before the first one the first commit.
 BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD 2>/dev/null | tail -n 1)
 WORKERS ?= 3
@@ -103,13 +103,13 @@ goldens: clients ## Write what the chart renders now as what it has to render
 	pytest tests/chart/test_goldens.py --write-goldens
 
 test: setup clients node ## All tests; no cluster, no network but loopback
-	pytest -n $(WORKERS) -m "not long"
+	pytest -n $(WORKERS) -m "not long and not cluster"
 
 test-quick: setup ## The tests that take a moment each: what the pipeline of make run runs
-	pytest -n $(WORKERS) -m "not slow and not long"
+	pytest -n $(WORKERS) -m "not slow and not long and not cluster"
 
 test-long: setup node ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
-	pytest -n $(WORKERS) -m long
+	pytest -n $(WORKERS) -m "long and not cluster"
 
 check: lint types verify chart ## What CI checks before the tests
 

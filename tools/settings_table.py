@@ -16,6 +16,7 @@ NAMES = README.parent / "libs/ottoctl/src/ottoctl/doctor/settings.txt"
 BEGIN, END = "<!-- settings: begin (make generate) -->", "<!-- settings: end -->"
 SECTIONS = (
     ("Every service", "otto_runtime.settings:RuntimeSettings", "OTTO"),
+    ("Kubernetes", "otto_kubekit.settings:KubeSettings", "OTTO_KUBE"),
     ("Standalone", "otto_standalone.settings:Settings", "OTTO_STANDALONE"),
     ("Scaler", "otto_scaler.settings:Settings", "OTTO_SCALER"),
     ("Pipeline-executor", "otto_executor.settings:Settings", "OTTO_EXECUTOR"),

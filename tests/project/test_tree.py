@@ -120,6 +120,7 @@ IMPORTED_AS = {
     "prometheus_client": "prometheus-client",
     "opentelemetry": "opentelemetry-api",
     "ottoscaler": "ottoscaler-contracts",
+    "otto_kubekit": "otto-kubekit",
     "otto_options": "otto-options",
     "otto_runtime": "otto-runtime",
     "otto_scaler": "otto-scaler",

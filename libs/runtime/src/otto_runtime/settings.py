@@ -99,7 +99,7 @@ def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
 
 
 _OTHERS = re.compile(
-    r"OTTO_(SCALER|EXECUTOR|RELAY|STANDALONE)_.*"
+    r"OTTO_(SCALER|EXECUTOR|RELAY|STANDALONE|KUBE)_.*"
     r"|OTTO_(ADDRESS|OUTPUT|DEBUG)"
     r"|OTTO_(PIPELINE_ID|STAGE_ID|TASK_ID|REPOSITORY|COMMIT_SHA|WORKER_INDEX|WORKER_COUNT|ATTEMPT|WORKSPACE)"
 )
