@@ -21,7 +21,7 @@ unexport PYTHONPATH VIRTUAL_ENV
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Use it
 .PHONY: run serve
@@ -48,9 +48,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 
 clients: $(BIN)/helm ## Put kubectl and helm, pinned, into .venv/bin
 
-$(BIN)/helm: tools/cluster/clients.txt tools/cluster/clients.py | setup
+$(BIN)/helm: tools/testcluster/clients.txt tools/testcluster/clients.py | setup
 	@echo "Installing kubectl and helm into $(BIN) …"
-	@PYTHONPATH=tools python -m cluster clients $(BIN)
+	@PYTHONPATH=tools python -m testcluster clients $(BIN)
 
 node: $(if $(shell command -v npm),tests/node/node_modules/.ready) ## Fetch the pinned npm packages of the tests that use Node (18 or later); without npm those tests are skipped
 	@command -v npm >/dev/null || echo "npm is not here, so tests that need Node are skipped (Debian, Ubuntu: apt-get install nodejs npm)" >&2
@@ -142,3 +142,24 @@ hooks: setup ## Install the pre-commit hooks
 clean: ## Remove what was made here: .venv, caches, dist
 	rm -rf $(VENV) dist tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ A real cluster
+.PHONY: cluster-up cluster-down cluster-status cluster-shell cluster-load test-cluster
+CLUSTER := PYTHONPATH=tools python -m testcluster
+cluster-up: setup ## Have a Kubernetes cluster of this checkout's own, with Kind (NODES=2 for more than one node)
+	@$(CLUSTER) up $(if $(NODES),--nodes $(NODES))
+
+cluster-down: setup ## Remove it and all that belongs to it
+	@$(CLUSTER) down
+
+cluster-status: setup ## How to reach it, its nodes and its pods
+	@$(CLUSTER) status
+
+cluster-shell: setup ## A shell with kubectl, helm and kind that reaches it
+	@$(CLUSTER) shell
+
+cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engine) or ARCHIVE=file (docker save)
+	@$(CLUSTER) load $(if $(ARCHIVE),--archive $(ARCHIVE),--image $(or $(IMAGE),$(error cluster-load needs IMAGE=name or ARCHIVE=file)))
+
+test-cluster: setup ## The tests that need the cluster: pods, claims, nodes (ONLY=words for some)
+	@$(CLUSTER) run pytest -m cluster tests/cluster $(if $(ONLY),-k "$(ONLY)")

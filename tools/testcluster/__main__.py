@@ -1,0 +1,75 @@
+"""The commands; `make help` shows those for people."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from testcluster import clients, images, life, place
+from testcluster.kind import Cluster
+from testcluster.steps import ClusterError
+
+
+def main() -> int:
+    """Run one command; what a person can do about a failure is on stderr."""
+    given = _arguments()
+    here = place.of_this_checkout()
+    try:
+        match given.command:
+            case "clients":
+                clients.install(given.directory)
+            case "base":
+                print(images.base())
+            case "up":
+                life.up(here, given.nodes)
+                print(f"The cluster {here.name} is up; `make cluster-shell` has kubectl, helm and kind for it", file=sys.stderr)
+            case "down":
+                life.down(here)
+            case "status":
+                cluster = life.found(here)
+                print(_way_in(cluster))
+                print(cluster.run("kubectl", "get", "nodes,pods", "--all-namespaces", "--output=wide"), end="")
+            case "shell":
+                cluster = life.found(here)
+                print(f"{_way_in(cluster)}\nLeave it with exit.", file=sys.stderr)
+                cluster.become([os.environ.get("SHELL", "/bin/sh")])
+            case "run":
+                life.found(here).become(given.words)
+            case "load" if given.archive:
+                life.load_archive(life.found(here), given.archive)
+            case "load":
+                life.load_image(life.found(here), given.image)
+    except (ClusterError, clients.NoClientsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="testcluster", description="This checkout's own Kubernetes cluster.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="have it running")
+    up.add_argument("--nodes", type=int, help="how many nodes; 1 if none runs")
+    commands.add_parser("down", help="remove it and all that belongs to it")
+    commands.add_parser("status", help="how to reach it, its nodes and its pods")
+    commands.add_parser("shell", help="a shell with kubectl, helm and kind that reaches it")
+    run = commands.add_parser("run", help="run a command that reaches it")
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
+    load = commands.add_parser("load", help="make an image known to its nodes").add_mutually_exclusive_group(required=True)
+    load.add_argument("--image", help="of its engine")
+    load.add_argument("--archive", type=Path, help="a file as docker save writes it")
+    commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
+    into = commands.add_parser("clients", help="put kubectl and helm into a directory")
+    into.add_argument("directory", type=Path)
+    return parser.parse_args()
+
+
+def _way_in(cluster: Cluster) -> str:
+    lines = [f"Cluster    {cluster.place.name}", f"KUBECONFIG {cluster.place.kubeconfig}"]
+    if cluster.own:
+        lines += [f"Engine     unix://{cluster.place.socket}", f"Namespace  nsenter --net={cluster.place.namespace}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The cluster itself: Kind's, on whichever engine; with the pods' network where Kind's own can't be had."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from testcluster import clients, engine, programs
+from testcluster.parts import part
+from testcluster.place import Place
+from testcluster.steps import run
+
+# Test pods by the hundred on one machine; what they need to start is in the nodes already.
+KUBELET = {"kind": "KubeletConfiguration", "maxPods": 250, "serializeImagePulls": False}
+OLD_CONTROL_GROUPS = {"failCgroupV1": False}
+CONTROL_PLANE = "node-role.kubernetes.io/control-plane"  # a label and a taint of those nodes
+CREATE_SECONDS = 600
+READY_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster at a place, on an engine of its own (`own`) or on the machine's."""
+
+    place: Place
+    own: bool
+
+    @property
+    def prefix(self) -> Sequence[str]:
+        """What to put before a command that talks to the cluster."""
+        return engine.inside(self.place) if self.own else []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What such a command needs in its environment: which cluster, which engine, and kubectl, helm and kind on its PATH."""
+        tools = part("clients", [clients.PIN, Path(clients.__file__)], clients.install)
+        built = [] if shutil.which("kind") and not self.own else [str(programs.kind().parent)]
+        path = os.pathsep.join([str(tools), *built, os.environ.get("PATH", os.defpath)])
+        reach = engine.docker(self.place) if self.own else {}
+        return {
+            **reach,
+            "PYTHONPATH": "",
+            "KUBECONFIG": str(self.place.kubeconfig),
+            "OTTO_TEST_KUBECONFIG": str(self.place.kubeconfig),
+            "PATH": path,
+        }
+
+    def run(self, *command: str | Path, text: str | None = None, timeout: float | None = None) -> str:
+        """What a command printed that talks to the cluster or its engine."""
+        environment = self.environment
+        # Found on the PATH of the environment, where subprocess would look on our own.
+        return run([*self.prefix, "env", *command], env=environment, text=text, timeout=timeout)
+
+    def become(self, command: Sequence[str]) -> None:
+        """Turn this process into a command that talks to the cluster."""
+        words = [*self.prefix, "env", *command]
+        os.execvpe(words[0], words, {**os.environ, **self.environment})  # noqa: S606 - the words are the caller's, and no shell reads them
+
+    def answers(self) -> bool:
+        """Whether the API server is there and says that it is ready."""
+        if not self.place.kubeconfig.exists() or (self.own and not engine.answers(self.place)):
+            return False
+        probe = [*self.prefix, "env", "kubectl", "--request-timeout=10s", "get", "--raw", "/readyz"]
+        return subprocess.run(probe, env={**os.environ, **self.environment}, capture_output=True, check=False).returncode == 0
+
+    def nodes(self) -> list[str]:
+        """The names of its nodes, which are those of their containers; none if it is not there."""
+        return self.run("kind", "get", "nodes", "--name", self.place.name).split()
+
+
+def create(cluster: Cluster, nodes: int, image: str | None) -> None:
+    """Create the cluster and wait until its nodes take pods; `image` is the nodes', or None for Kind's own, which is pulled."""
+    configuration = {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"ipFamily": "ipv4", **({"disableDefaultCNI": True, "kubeProxyMode": "nftables"} if image else {})},
+        "kubeadmConfigPatches": [json.dumps(KUBELET | (OLD_CONTROL_GROUPS if image else {}))],
+        "nodes": [{"role": "control-plane"}, *[{"role": "worker"}] * (nodes - 1)],
+    }
+    options = ["--name", cluster.place.name, "--kubeconfig", str(cluster.place.kubeconfig), *(["--image", image] if image else [])]
+    cluster.run("kind", "create", "cluster", "--quiet", "--config", "-", *options, text=json.dumps(configuration), timeout=CREATE_SECONDS)
+    if nodes > 1:  # a test that takes one node away needs another that takes pods
+        cluster.run("kubectl", "taint", "nodes", f"--selector={CONTROL_PLANE}", f"{CONTROL_PLANE}-")
+
+
+def connect_pods(cluster: Cluster) -> None:
+    """Give every node's pods their network, and the other nodes and whoever is inside the namespace the way there."""
+    cluster.run("kubectl", "wait", "--for=jsonpath={.spec.podCIDR}", "nodes", "--all", f"--timeout={READY_SECONDS}s")
+    listed = json.loads(cluster.run("kubectl", "get", "nodes", "--output=json"))["items"]
+    pods = {node["metadata"]["name"]: node["spec"]["podCIDR"] for node in listed}
+    addresses = {
+        node["metadata"]["name"]: next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP") for node in listed
+    }
+    everybody = json.loads(cluster.run("kubectl", "get", "configmap", "kubeadm-config", "--namespace=kube-system", "--output=json"))
+    everywhere = next(
+        line.split()[1] for line in everybody["data"]["ClusterConfiguration"].splitlines() if line.strip().startswith("podSubnet:")
+    )
+    for name, own in pods.items():
+        others = [f"{pods[other]} {addresses[other]}" for other in pods if other != name]
+        routes = "\n".join([f"{own} {everywhere}", *others, ""])
+        cluster.run("docker", "exec", "--interactive", name, "sh", "-c", "cat >/etc/pod-routes && pod-routes", text=routes)
+        cluster.run("ip", "route", "replace", own, "via", addresses[name])
+
+
+def wait_until_ready(cluster: Cluster) -> None:
+    """Wait until all nodes are ready, names are resolved, and the default storage class has its provisioner."""
+    limit = f"--timeout={READY_SECONDS}s"
+    cluster.run("kubectl", "wait", "--for=condition=Ready", "nodes", "--all", limit)
+    cluster.run("kubectl", "rollout", "status", "deployment/coredns", "--namespace=kube-system", limit)
+    cluster.run("kubectl", "rollout", "status", "deployment/local-path-provisioner", "--namespace=local-path-storage", limit)

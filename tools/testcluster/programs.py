@@ -1,0 +1,101 @@
+"""The programs that are built here, each from the Go modules that its directory under go/ pins."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from testcluster.parts import part
+from testcluster.steps import ClusterError, run
+
+GO = Path(__file__).with_name("go")
+LEAST_GO = (1, 26)
+LEAN = "-s -w"  # without symbols and debugging information: a third smaller
+
+
+def kubernetes() -> Path:
+    """One program that is all of Kubernetes, and etcd."""
+    version = kubernetes_version()
+    major, minor, _ = version.removeprefix("v").split(".")
+    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitCommit": "none", "gitTreeState": "clean"}
+    flags = " ".join([LEAN, *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in stamp.items())])
+    return _built("kubernetes", ["."], flags=flags) / "kubernetes"
+
+
+def kubernetes_version() -> str:
+    """As kubeadm knows it: v1.37.2."""
+    return required("kubernetes", "k8s.io/kubernetes")
+
+
+def containerd() -> Path:
+    """The directory of containerd, its shim for runc, and ctr."""
+    return _built("containerd", ["tool"], tags="no_btrfs,no_devmapper,no_zfs")
+
+
+def runc() -> Path:
+    """What starts containers, in nodes and on machines whose own can't."""
+    return _built("runc", ["tool"], tags="seccomp", cgo=True) / "runc"
+
+
+def kind() -> Path:
+    """The program that makes clusters out of containers."""
+    return _built("kind", ["tool"]) / "kind"
+
+
+def kind_sources() -> Path:
+    """Kind's own module: what its nodes are made of is taken from there."""
+    kind()
+    return Path(run(["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kind"], cwd=GO / "kind", env=_settings(cgo=False)).strip())
+
+
+def coredns() -> Path:
+    """The cluster's name server."""
+    return _built("coredns", ["."]) / "coredns"
+
+
+def storage() -> Path:
+    """The provisioner of claims that Kind's clusters have."""
+    return _built("storage", ["tool"]) / "local-path-provisioner"
+
+
+def pause() -> Path:
+    """The process that holds a pod's namespaces: waits, and reaps what is left to it."""
+    source = Path(__file__).with_name("node") / "pause.c"
+    compile_it = ["gcc", "-Os", "-static", str(source), "-o"]
+
+    def make(target: Path) -> None:
+        run([*compile_it, target / "pause"])
+
+    return part("pause", [source, *compile_it[:3]], make) / "pause"
+
+
+def required(directory: str, module: str) -> str:
+    """The version of a module that a directory's go.mod requires."""
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (GO / directory / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise ClusterError(f"{GO / directory / 'go.mod'} requires no {module}")
+    return found[1]
+
+
+def _built(name: str, packages: Sequence[str], *, flags: str = LEAN, tags: str = "", cgo: bool = False) -> Path:
+    def make(target: Path) -> None:
+        _check_go()
+        run(
+            ["go", "build", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", f"{target}/", *packages], cwd=GO / name, env=_settings(cgo)
+        )
+
+    return part(name, [GO / name, flags, tags, str(cgo)], make)
+
+
+def _settings(cgo: bool) -> dict[str, str]:
+    return {"CGO_ENABLED": str(int(cgo)), "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+
+
+def _check_go() -> None:
+    needed = ".".join(map(str, LEAST_GO))
+    why = "to build a cluster's programs, as no Docker engine answers here"
+    if not shutil.which("go"):
+        raise ClusterError(f"Go {needed} or later is needed {why}: install it, or start Docker where images can be pulled")
+    found = re.match(r"go(\d+)\.(\d+)", version := run(["go", "env", "GOVERSION"]).strip())
+    if found and (int(found[1]), int(found[2])) < LEAST_GO:
+        raise ClusterError(f"Go {needed} or later is needed {why}; {shutil.which('go')} is {version}")
