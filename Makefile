@@ -161,5 +161,5 @@ cluster-shell: setup ## A shell with kubectl, helm and kind that reaches it
 cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engine) or ARCHIVE=file (docker save)
 	@$(CLUSTER) load $(if $(ARCHIVE),--archive $(ARCHIVE),--image $(or $(IMAGE),$(error cluster-load needs IMAGE=name or ARCHIVE=file)))
 
-test-cluster: setup ## The tests that need the cluster: pods, claims, nodes (ONLY=words for some)
-	@$(CLUSTER) run pytest -m cluster tests/cluster $(if $(ONLY),-k "$(ONLY)")
+test-cluster: setup ## The tests that need the cluster (ONLY=words for some)
+	@$(CLUSTER) run pytest -m cluster $(if $(ONLY),-k "$(ONLY)")
