@@ -3,11 +3,16 @@
 import asyncio
 import json
 import random
+import threading
 from typing import Any
 
 import grpc.aio
 import pytest
 
+from otto_relay import collector
+from otto_relay.masking import Masker
+from otto_relay.sources.protocol import Line
+from otto_relay.worker_log import Fresh
 from ottoscaler.v1.log_pb2 import (
     BUILD_LOG_KIND_GAP,
     BUILD_LOG_KIND_LINE,
@@ -237,3 +242,25 @@ async def test_a_scaler_that_is_away_for_a_while_changes_nothing(stand: Any) -> 
         stand.scaler.released.clear()
         stand.scaler.end_watches()
         await until(lambda: "w-1" in stand.scaler.released, 20)
+
+
+async def test_a_long_line_is_masked_beside_the_loop(stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of escapes takes a tenth of a second to look through: readers of others go on meanwhile. Short lines need no thread."""
+    loop = threading.get_ident()
+    beside: dict[int, bool] = {}
+    real = collector.fresh
+
+    def seen(lines: list[Line], masker: Masker) -> list[Fresh]:
+        beside[max(len(line.text) for line in lines)] = threading.get_ident() != loop
+        return real(lines, masker)
+
+    monkeypatch.setattr(collector, "fresh", seen)
+    long = "%41" * 100_000
+    log = stand.log("w-1")
+    async with stand.relay():
+        stand.scaler.show("w-1", "running")
+        log.write("short")
+        await until(lambda: 5 in beside)
+        log.write(long)
+        await until(lambda: len(long) in beside)
+    assert beside == {5: False, len(long): True}

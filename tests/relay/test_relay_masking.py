@@ -213,6 +213,60 @@ def test_a_long_lines_escapes_are_undone_once(monkeypatch: pytest.MonkeyPatch) -
         assert count == 1
 
 
+def tangled(secrets: list[str]) -> st.SearchStrategy[bytes]:
+    """Values, escapes, halves of escapes and other text, each any number of times."""
+    escapes = ["%", "%2", "%2F", "\\", "\\\\", "\\/", "\\u002F", "\\ud83d", "\\ude00", "\\u"]
+    piece = st.sampled_from([*secrets, *escapes, "a", "b", "c", "xyz 0189" * 9])
+    repeated = st.builds(lambda text, count: text * count, piece, st.integers(1, 40))
+    return st.lists(repeated, min_size=1, max_size=25).map(lambda texts: "".join(texts).encode())
+
+
+@given(st.data(), st.lists(st.sampled_from(["abc/", "ab/ab/", "xx\\y", "안녕"]), min_size=1, max_size=3))
+def test_where_a_line_is_split_is_found_from_near_by(data: st.DataObject, secrets: list[str]) -> None:
+    """Seen is only what lies around the place, and yet it is split as if all of it had been seen, between and in any escapes."""
+    pieces = st.sampled_from(
+        [*secrets, "%", "%2", "%2F", "\\", "\\\\", "\\/", "\\u002F", "\\ud83d", "\\ude00", "\\u", "a", "b", "c", "xyz 0189" * 9]
+    )
+    repeated = data.draw(st.lists(st.tuples(pieces, st.integers(1, 40)), min_size=1, max_size=25))
+    text = "".join(piece * count for piece, count in repeated).encode()
+    place = data.draw(st.integers(1, len(text)))
+    masker = Masker(secrets)
+    expected = next(((start, end) for start, end in masker.spans(text) if start < place < end), (place, place))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "PIECE", 64)
+        assert masker._span_over(text, place) == expected
+
+
+@given(st.data(), st.lists(st.sampled_from(["abc/", "ab/ab/", "xx\\y", "안녕하세요"]), min_size=1, max_size=3))
+def test_a_long_text_is_masked_as_a_short_one(data: st.DataObject, secrets: list[str]) -> None:
+    """Taken in pieces it is what it would be as a whole."""
+    text = data.draw(tangled(secrets))
+    masker = Masker(secrets)
+    whole = masker._masked(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "PIECE", 64)
+        assert masker.mask(text) == whole
+        assert not any(secret.encode() in masker.mask(text) for secret in secrets)
+
+
+@pytest.mark.parametrize("escape", [b"%41", b"\\n", b"\\u0041"], ids=["url", "json", "unicode"])
+def test_splitting_a_line_undoes_no_more_of_it_than_it_must(monkeypatch: pytest.MonkeyPatch, escape: bytes) -> None:
+    """Of a megabyte of nothing but escapes a few hundred bytes are looked at, wherever the other values are."""
+    seen = 0
+    real = masking._Undone
+
+    def counted(text: bytes, *arguments: Any) -> Any:
+        nonlocal seen
+        seen += len(text)
+        return real(text, *arguments)
+
+    monkeypatch.setattr(masking, "_Undone", counted)
+    masker = Masker(["a secret"])
+    text = b"a secret" + escape * (1_000_000 // len(escape)) + b"a secret" * 100
+    assert masker.cut(text, 900_000, complete=True) in range(900_000 - 12, 900_001)
+    assert 0 < seen < 20 * masker.longest
+
+
 @pytest.mark.parametrize("value", ["aaaa", "abab", "0000"])
 def test_a_line_of_nothing_but_values_is_split_before_it_fills_memory(value: str) -> None:
     """However long it gets, and though values overlap everywhere in it: no more than a bounded stretch is waited for."""

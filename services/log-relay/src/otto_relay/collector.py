@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from otto_relay.errors import RelayError, SourceLostError, SpoolWriteError
 from otto_relay.levels import WARN, level_of
-from otto_relay.masking import Masker
+from otto_relay.masking import PIECE, Masker
 from otto_relay.notices import Sighting
 from otto_relay.records import LEVEL_SHIFT, STDERR
 from otto_relay.registry import Registry
@@ -249,7 +249,13 @@ class Collector:
                 async for batch in batches:
                     if known.removed:
                         return ""
-                    known.append(fresh(batch, masker))
+                    if len(batch) == 1 and len(batch[0].text) > PIECE:
+                        masked = await asyncio.to_thread(fresh, batch, masker)
+                        if known.removed:
+                            return ""
+                    else:
+                        masked = fresh(batch, masker)
+                    known.append(masked)
                     followed.stored += len(batch)
         except SourceLostError:
             return "this worker's log is gone; lines after this one are missing"
