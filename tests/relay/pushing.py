@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from otto_relay.answer import Answer
 from otto_relay.files import Files
 from otto_relay.forwarder import Forwarder
-from otto_relay.handler import HandlerLostError, HandlerStumbledError, Outcome, Reach, Receipt, Reply, Tally
+from otto_relay.handler import HandlerLostError, HandlerStumbledError, Reach, Receipt, Reply, Tally
 from otto_relay.notices import Notice
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outbox, Outboxes
@@ -41,9 +42,9 @@ class Stream:
             raise HandlerStumbledError("UNKNOWN: it threw")
         if self._handler.retries:
             self._handler.retries -= 1
-            return Reply(Outcome.AGAIN)
+            return Reply(Answer.AGAIN)
         self._handler.taken.append(entry)
-        return Reply(Outcome.STORED)
+        return Reply(Answer.STORED)
 
 
 class Handler:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from otto_relay import wire
 from otto_relay.levels import LEVELS
 from otto_relay.records import LEVEL_SHIFT
+from otto_runtime.times import rfc3339
 from ottoscaler.v1.log_pb2 import BuildLogEntry, BuildLogKind, LogBatch, LogEntry
 
 names = st.text(max_size=40)
@@ -23,7 +24,7 @@ def test_a_line_is_a_log_entry(worker: str, task: str, message: str, sequence: i
     assert entry == LogEntry(
         worker_id=worker,
         task_id=task,
-        timestamp=wire.rfc3339(at),
+        timestamp=rfc3339(at) or "1970-01-01T00:00:00.000Z",
         level=LEVELS[flags >> LEVEL_SHIFT],
         source=("stdout", "stderr")[flags & 1],
         message=message,

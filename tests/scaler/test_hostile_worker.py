@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from otto_runtime.times import rfc3339
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
 from otto_scaler.backends.process.supervisor import report
-from otto_scaler.worker import Cause, SecretVariable, State, Worker, rfc3339
+from otto_scaler.worker import Cause, SecretVariable, State, Worker
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, WorkerStatusRequest
 
 from .conftest import DEFAULT_LIMITS, Rig, kill_workers, process_rig, processes_of, script, serving, settings_at, until

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otto_scaler.worker import label_value, rfc3339, worker_name
+from otto_runtime.times import rfc3339
+from otto_scaler.worker import label_value, worker_name
 
 ANY = st.text(max_size=80)
 

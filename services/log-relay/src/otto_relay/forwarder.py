@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+from otto_relay.answer import Answer
 from otto_relay.bell import Bell
 from otto_relay.errors import SpoolWriteError
 from otto_relay.handler import (
@@ -18,7 +19,6 @@ from otto_relay.handler import (
     HandlerLostError,
     HandlerStumbledError,
     LineStream,
-    Outcome,
     Reach,
     Reply,
     Tally,
@@ -258,7 +258,7 @@ class Forwarder:
     def _pace(self, reply: Reply) -> None:
         if reply.throttle > 0:
             self._resume_at = max(self._resume_at, time.monotonic() + reply.throttle)
-        if reply.throttle > 0 or reply.outcome is Outcome.AGAIN:
+        if reply.throttle > 0 or reply.answer is Answer.AGAIN:
             self._allowed, self._good, self._careful = 1, 0, True
             return
         self._good += 1
@@ -271,7 +271,7 @@ class Forwarder:
         where = {"worker": outbox.worker_id, "sequence": line.sequence}
         outbox.waiting = False
         outbox.losses = 0
-        if reply.outcome is Outcome.AGAIN:
+        if reply.answer is Answer.AGAIN:
             if not outbox.position.again or line.sequence <= outbox.position.answered:
                 outbox.retries += 1
             self._tally.retried += 1
@@ -289,7 +289,7 @@ class Forwarder:
             if line.missing:
                 self._tally.missing += line.missing
                 log.warning("relay.handler.missing", extra={"worker": outbox.worker_id, "lines": line.missing})
-            if reply.outcome is Outcome.NEVER:
+            if reply.answer is Answer.NEVER:
                 outbox.dropped += 1
                 self._tally.dropped += 1
                 if is_milestone(outbox.dropped):

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from otto_relay.answer import Answer
 from otto_relay.errors import RelayError
 from otto_relay.notices import Notice
 from otto_relay.outbox import Outbox
@@ -25,19 +26,11 @@ class HandlerStumbledError(HandlerLostError):
     """otto-handler is there, but something in it failed, most likely at what it was sent just now; that is sent again all the same."""
 
 
-class Outcome(enum.Enum):
-    """What otto-handler says of a line."""
-
-    STORED = "stored"
-    AGAIN = "again"
-    NEVER = "never"
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """Its answer to a line."""
 
-    outcome: Outcome
+    answer: Answer
     message: str = ""
     throttle: float = 0.0
     """Seconds to pause before the next line."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from otto_relay.handler import HandlerLostError, HandlerStumbledError, Outcome, Receipt, Reply
+from otto_relay.answer import Answer
+from otto_relay.handler import HandlerLostError, HandlerStumbledError, Receipt, Reply
 from otto_relay.notices import Notice
 from otto_relay.outbox import Outbox
 from otto_relay.translate import forwarded, notification
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 RELAY_ID = "otto-relay-id"
 """Call metadata: which relay sends, so that one that was given its own address notices."""
-_OUTCOMES = {LogForwardResponse.ACK: Outcome.STORED, LogForwardResponse.DROP: Outcome.NEVER}
+_ANSWERS = {LogForwardResponse.ACK: Answer.STORED, LogForwardResponse.DROP: Answer.NEVER}
 _RECEIPTS = {WorkerStatusAck.RECEIVED: Receipt.TAKEN, WorkerStatusAck.IGNORED: Receipt.KNOWN}
 _NEVER = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -69,7 +70,7 @@ class _Lines:
             raise _lost(error) from error
         if answer is grpc.aio.EOF:
             raise HandlerLostError("it has ended the stream")
-        return Reply(_OUTCOMES.get(answer.status, Outcome.AGAIN), answer.message, max(answer.throttle_ms, 0) / 1000)
+        return Reply(_ANSWERS.get(answer.status, Answer.AGAIN), answer.message, max(answer.throttle_ms, 0) / 1000)
 
 
 class OttoHandler:

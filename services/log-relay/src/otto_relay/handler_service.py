@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc.aio
 
+from otto_relay.answer import Answer
 from otto_relay.handler_client import RELAY_ID
-from otto_relay.push import Answer, Notification, Pushes, Verdict
+from otto_relay.push import Notification, Pushes, Verdict
 from otto_relay.service import RETRY_PAUSE
 from otto_relay.translate import pushed
 from ottoscaler.v1.otto_handler_log_service_pb2 import (

@@ -19,8 +19,8 @@ from otto_relay.files import Files
 from otto_relay.notices import Notice, Sighting, due, vanished
 from otto_relay.positions import Position, unpack
 from otto_relay.spool import Cursor, Spool
-from otto_relay.wire import rfc3339
 from otto_relay.worker_log import PUSHED, Facts, WorkerLog
+from otto_runtime.times import rfc3339
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from otto_relay.notices import ENDS, Notice, vanished
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outbox, Outboxes, sighted
 from otto_relay.push import Notification
-from otto_relay.wire import rfc3339
 from otto_relay.worker_log import Facts, WorkerLog
+from otto_runtime.times import rfc3339
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ Such a worker ends when NotifyWorkerStatus says so, or when no stream that broug
 that has ended and sends again is open again. It has no values to mask: only the scaler knows those.
 """
 
-import enum
 import hashlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from otto_relay.answer import Answer
 from otto_relay.errors import SpoolWriteError
 from otto_relay.levels import LEVELS, level_of
 from otto_relay.records import LEVEL_SHIFT, STDERR
@@ -23,14 +23,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 1000
 """Characters of a worker's or a task's name: far beyond a pod's 253, and short enough to stand in every line."""
-
-
-class Answer(enum.Enum):
-    """What a sender is to do."""
-
-    STORED = "stored"
-    AGAIN = "again"
-    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)

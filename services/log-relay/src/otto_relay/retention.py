@@ -12,6 +12,7 @@ from otto_relay.build_log import BuildLog
 from otto_relay.errors import SpoolWriteError
 from otto_relay.registry import Registry
 from otto_relay.worker_log import WorkerLog
+from otto_runtime.times import SteadyDay
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,7 @@ class Retention:
         self._registry = registry
         self._seconds = seconds
         self._limit = limit
-        self._steady = steady
-        self._apart = day() - steady()
+        self._day = SteadyDay(day, steady)
 
     async def run(self, interval: float) -> None:
         """Looks every `interval` seconds, for ever."""
@@ -45,7 +45,7 @@ class Retention:
 
     async def enforce(self) -> None:
         """Deletes what is beyond the limits."""
-        now = self._today()
+        now = self._day.now()
         self._registry.mend()
         self._registry.remove_strays(now - self._seconds)
         ended = sorted((known for known in self._registry.workers.values() if known.ended), key=lambda known: known.facts.ended)
@@ -71,10 +71,6 @@ class Retention:
             log.info("relay.retention.deleted", extra={"workers": deleted, "freed_bytes": freed})
         if size - freed > self._limit:
             self._trim(size - freed)
-
-    def _today(self) -> float:
-        """The time of day by the clock as it stood at the start: a clock that is set to next week makes no line a week old."""
-        return self._apart + self._steady()
 
     def _remove(self, known: WorkerLog) -> int:
         try:

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
+from otto_relay.answer import Answer
 from otto_relay.build_reader import BuildReader
 from otto_relay.errors import InvalidRequestError, NotReadyError, UnknownLogError
 from otto_relay.lanes import Limits
-from otto_relay.push import Answer, Pushes
+from otto_relay.push import Pushes
 from otto_relay.readers import task_entries, worker_entries
 from otto_relay.registry import Registry
 from otto_relay.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from otto_relay.wire import rfc3339
+from otto_runtime.times import rfc3339
 from ottoscaler.v1 import pipeline_pb2, pipeline_service_pb2, stage_pb2
 from ottoscaler.v1.otto_handler_log_service_pb2 import LogForwardResponse, WorkerLogEntry, WorkerStatusAck, WorkerStatusNotification
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import (

@@ -40,12 +40,6 @@ def _text(tag: bytes, value: str) -> bytes:
     return tag + varint(len(encoded)) + encoded if encoded else b""
 
 
-def rfc3339(nanoseconds: int) -> str:
-    """A time in UTC with milliseconds, as strings of the fixed part of the contract have it."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1_000_000:03d}Z"
-
-
 class Stamps:
     """Timestamps as encoded fields; lines mostly come within the same second, whose text is made once."""
 

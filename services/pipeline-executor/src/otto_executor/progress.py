@@ -1,10 +1,10 @@
 """What a run says while it goes on: numbered messages, and how far it has come."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageStatus, StageType
+from otto_runtime import times
 
 MAX_WORDS = 2000
 """Characters of a text that comes from elsewhere; keeps messages far below the clients' 4 MiB."""
@@ -68,7 +68,5 @@ def shortened(text: str, most: int = MAX_WORDS) -> str:
 
 
 def rfc3339(at: float | None) -> str:
-    """Seconds since the epoch as the contract writes times: UTC, milliseconds; "" for None."""
-    if at is None:
-        return ""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Seconds since the epoch as the contract writes times; "" for None."""
+    return times.rfc3339(times.nanoseconds(at))

@@ -10,6 +10,7 @@ from otto_executor.errors import StoreUnavailableError, WorkersUnavailableError
 from otto_executor.orders import Workers
 from otto_executor.stores import RunStore, Workspace
 from otto_runtime.tasks import Backoff
+from otto_runtime.times import SteadyDay
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Retention:
         self._keeping = keeping
         self._clock = clock
         self._steady = steady
-        self._apart = clock() - steady()
+        self._day = SteadyDay(clock, steady)
         self._due: list[_Due] = []
         """A heap; a workspace that was taken over since is passed over."""
         self._news = asyncio.Event()
@@ -117,13 +118,9 @@ class Retention:
     async def _forget_runs(self) -> None:
         while True:
             try:
-                while count := await self._store.forget(self._today() - self._keeping.runs, self._keeping.count):
+                while count := await self._store.forget(self._day.now() - self._keeping.runs, self._keeping.count):
                     log.info("executor.runs.forgotten", extra={"count": count})
                     await asyncio.sleep(0.05)
             except StoreUnavailableError as error:
                 log.warning("executor.runs.not_forgotten", extra={"reason": error.reason})
             await asyncio.sleep(self._keeping.sweep)
-
-    def _today(self) -> float:
-        """The time of day by the clock as it stood at the start: a clock that is set to next year makes no run a year old."""
-        return self._apart + self._steady()

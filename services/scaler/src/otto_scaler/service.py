@@ -9,6 +9,7 @@ from typing import Any
 from otto_options.metadata import cancels_on_disconnect
 from otto_runtime.calls import stopping
 from otto_runtime.telemetry import current_traceparent
+from otto_runtime.times import rfc3339
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import InvalidRequestError, NoRoomError
 from otto_scaler.fleet import Fleet
@@ -17,7 +18,7 @@ from otto_scaler.outcomes import Creation, Stops
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.translate.request import Bounds, check_scale_down, check_workspace, workers_wanted
 from otto_scaler.translate.status import StatusBook, refusals
-from otto_scaler.worker import State, Worker, rfc3339
+from otto_scaler.worker import State, Worker
 from ottoscaler.v1.ottoscaler_service_pb2 import (
     Admission,
     DeleteWorkspaceRequest,

@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 NAME_SLUG_CHARACTERS = 30
 LABEL_PREFIX = "ottoscaler.io/"
@@ -177,14 +176,6 @@ def label_value(text: str) -> str:
     """A Kubernetes label value for any text: what is left of it when cleaned, and a hash, so that two texts never share one."""
     slug = _slug(text, 40)
     return f"{slug}-{_digest(text)}" if slug else _digest(text)
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """UTC with milliseconds, as every time in the fixed part of the contract; "" for 0."""
-    if not nanoseconds:
-        return ""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
 
 
 def _digest(*parts: str) -> str:

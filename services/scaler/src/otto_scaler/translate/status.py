@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
+from otto_runtime.times import rfc3339
 from otto_scaler.outcomes import Refusal
 from otto_scaler.picture import Selection
 from otto_scaler.watching import Change, Kind
-from otto_scaler.worker import Cause, State, Worker, rfc3339
+from otto_scaler.worker import Cause, State, Worker
 from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent, WorkerRefusal, WorkerStatusResponse
 from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus
 
