@@ -31,6 +31,16 @@ run: setup ## Start everything and run a pipeline of this very repository at HEA
 serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
+##@ On Kubernetes
+.PHONY: images install
+REGISTRY ?= localhost/ottoscaler
+IMAGES := .cache/images
+images: setup ## Build the images with docker, podman or buildah, and say how large they are (ENGINE=, BASE=, REGISTRY=)
+	@PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY)
+
+install: images ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+	@tools/install $(ARGS)
+
 ##@ Change it
 .PHONY: setup clients node generate lock format lint types verify chart goldens test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages

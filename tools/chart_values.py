@@ -27,8 +27,6 @@ CLOSING_SECONDS = 5
 
 def settings(prefix: str, without: list[str]) -> dict[str, Any]:
     """The closed schema of the settings under a prefix; one that is null counts as not given."""
-    if prefix == "OTTO_KUBE" and prefix not in KINDS:  # before there is a library for Kubernetes there is nothing to set
-        return {"type": "object", "additionalProperties": False}
     if prefix not in KINDS:
         raise SystemExit(f"{SOURCE.name}: no settings have the prefix {prefix}; settings_table.py knows {', '.join(KINDS)}")
     module, _, name = KINDS[prefix].partition(":")

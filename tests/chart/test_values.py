@@ -127,7 +127,7 @@ def test_no_value_does_nothing() -> None:
     full = text("everything")
     # What only matters beside other values than the set has; it shows in another golden.
     elsewhere = {
-        *("nameOverride", "kube", "rbac.create", "test.enabled", "frontDoor.enabled", "metrics.enabled", "relay.spool.type"),
+        *("nameOverride", "rbac.create", "test.enabled", "frontDoor.enabled", "metrics.enabled", "relay.spool.type"),
         *(
             "executor.image.repository",
             "executor.image.tag",

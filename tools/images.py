@@ -1,0 +1,161 @@
+"""Builds the images of services/Dockerfile with whatever is there (docker, podman or buildah), and says how large they are.
+
+Each image gets its own id as its tag, so that an installation gets new pods exactly where something has changed. The names are written
+into DIRECTORY/values.yaml, for `helm --values`; where there is no engine to load from, as with buildah, each image is a file beside it.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("scaler", "pipeline-executor", "log-relay", "ottoctl", "front-door")
+VALUES = {"scaler": "scaler", "pipeline-executor": "executor", "log-relay": "relay", "ottoctl": "test", "front-door": "frontDoor"}
+"""Which part of the chart's values an image belongs to."""
+BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+DEFAULT_BASE = "python:3.13-slim"
+
+
+class BuildError(Exception):
+    """Images can't be built here; the text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One that was built."""
+
+    target: str
+    name: str
+    seconds: float
+
+
+def engine() -> str:
+    """The one that ENGINE names, else the first that works here. Raises BuildError."""
+    if named := os.environ.get("ENGINE"):
+        return named
+    for program in ("docker", "podman", "buildah"):
+        if shutil.which(program) and _works(program, "images", "--quiet"):
+            return program
+    raise BuildError(
+        "neither docker (with an engine that answers) nor podman nor buildah is here; Debian has buildah: apt-get install buildah"
+    )
+
+
+def _works(*command: str) -> bool:
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def said(*command: str) -> str:
+    """What a command prints. Raises BuildError with what it said against it."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command[:3])} …: {done.stderr.strip()[-2000:] or f'exit code {done.returncode}'}")
+    return done.stdout.strip()
+
+
+def base(program: str) -> str:
+    """The image that all others are built on: what BASE names; the default; or, where that can't be pulled, one that is made here."""
+    given = os.environ.get("BASE", "")
+    if not given and (_works(program, "inspect", DEFAULT_BASE) or _works(program, "pull", "--quiet", DEFAULT_BASE)):
+        return DEFAULT_BASE
+    if not given and program != "docker":
+        print(f"{DEFAULT_BASE} can't be pulled, so the images are built on a Debian with Python that is made here", file=sys.stderr)
+        made = said(sys.executable, "-m", "testcluster", "base").splitlines()[-1]
+        given = f"docker-archive:{made}"
+    if not given:
+        raise BuildError(f"{DEFAULT_BASE} can't be pulled; name an image with Python 3.11 or later: make images BASE=…")
+    return _squashed(given) if given.startswith("docker-archive:") and program == "buildah" else given
+
+
+def _squashed(archive: str) -> str:
+    """An archive as an image of one layer: buildah builds on none whose history says less than its layers."""
+    container = said("buildah", "from", archive).splitlines()[-1]
+    try:
+        return said("buildah", "commit", "--quiet", "--squash", "--format", "docker", "--timestamp", "0", container).splitlines()[-1]
+    finally:
+        said("buildah", "rm", container)
+
+
+def build(program: str, on: str, target: str, registry: str) -> Image:
+    """Builds one image and names it by its id."""
+    began = time.monotonic()
+    # `buildah build` and `podman build` are the same; both know what a plain `docker build` does not need.
+    own = ["--layers", "--format", "docker", "--timestamp", "0"] if program != "docker" else []
+    if program == "buildah":
+        own += ["--isolation", "chroot"]
+    if program != "docker" and BUNDLE.exists():  # as behind any company proxy: whom this machine trusts, the build trusts
+        own += ["--volume", f"{BUNDLE}:{BUNDLE}:ro"]
+    index = os.environ.get("PIP_INDEX_URL")
+    arguments = ["--build-arg", f"BASE={on}", *(["--build-arg", f"PIP_INDEX_URL={index}"] if index else [])]
+    latest = f"{registry}/{target}:latest"
+    said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--tag", latest, "--file", "services/Dockerfile", ".")
+    inspect = [program, "inspect", "--type", "image"]
+    number = said(*inspect, "--format", "{{.FromImageID}}" if program == "buildah" else "{{.Id}}", latest).removeprefix("sha256:")
+    name = f"{registry}/{target}:{number[:12]}"
+    said(program, "tag", latest, name)
+    return Image(target, name, time.monotonic() - began)
+
+
+def saved(program: str, image: Image, directory: Path) -> Path:
+    """The image as a file that `docker load` and `kind load image-archive` take; made unless it is there."""
+    path = directory / f"{image.name.rpartition('/')[2].replace(':', '-')}.tar"
+    if not path.exists():
+        for older in directory.glob(f"{image.target}-*.tar"):
+            older.unlink()
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        if program == "buildah":
+            said("buildah", "push", "--quiet", image.name, f"docker-archive:{part}:{image.name}")
+        else:
+            said(program, "save", "--output", str(part), image.name)
+        part.replace(path)
+    return path
+
+
+def values(images: Sequence[Image]) -> str:
+    """The chart's values that name these images."""
+    lines = []
+    for image in images:
+        repository, _, tag = image.name.rpartition(":")
+        lines.append(f"{VALUES[image.target]}: {{image: {{repository: {repository}, tag: {tag}}}}}\n")
+    return "".join(lines)
+
+
+def main() -> int:
+    """Runs the command; what a person can do about a failure is on stderr."""
+    parser = argparse.ArgumentParser(description="Build Ottoscaler's images.")
+    parser.add_argument("directory", type=Path, help="where values.yaml and files of images go")
+    parser.add_argument("--registry", default="localhost/ottoscaler", help="what their names begin with")
+    parser.add_argument("--only", nargs="*", choices=TARGETS, default=TARGETS)
+    given = parser.parse_args()
+    given.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        program = engine()
+        on = base(program)
+        images = []
+        print(f"with {program} on {on}")
+        print(f"{'image':<62} {'seconds':>7} {'MB':>6}")
+        for target in given.only:
+            image = build(program, on, target, given.registry)
+            size = (
+                saved(program, image, given.directory).stat().st_size
+                if program != "docker"
+                else int(said("docker", "inspect", "--format", "{{.Size}}", image.name))
+            )
+            print(f"{image.name:<62} {image.seconds:>7.1f} {size / 1e6:>6.0f}", flush=True)
+            images.append(image)
+        (given.directory / "values.yaml").write_text(values(images))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
