@@ -1,6 +1,7 @@
 """Who we are and where the API server is: a service account or a kubeconfig, read by `kubernetes`, kept current while we run."""
 
 import os
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +26,22 @@ class _Connections(RESTClientObject):
     """The sessions of `kubernetes` with our bounds: no limit of connections, for each followed log takes one."""
 
     def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=0, ssl=self.ssl_context, keepalive_timeout=IDLE_CONNECTION)
+        return aiohttp.TCPConnector(limit=0, ssl=self.ssl_context, keepalive_timeout=IDLE_CONNECTION, socket_factory=_watched_socket)
 
     def session(self) -> aiohttp.ClientSession:
         """A new session; the caller closes it."""
         return self._create_pool_manager()
+
+
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose peer's disappearance is noticed within 45 s, also in a log that says nothing; Linux would take two hours."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class Credentials:

@@ -99,10 +99,10 @@ class FakeCluster:
         return path
 
     @asynccontextmanager
-    async def client(self, namespace: str = "default", timeout: float = 30.0) -> AsyncIterator[Client]:
-        """A client of this cluster."""
+    async def client(self, namespace: str = "default", timeout: float = 30.0, token: str = "") -> AsyncIterator[Client]:
+        """A client of this cluster; by its `token` faults can tell it from others."""
         with TemporaryDirectory() as directory:
-            settings = KubeSettings(config=str(self.kubeconfig(Path(directory) / "kubeconfig.json")), timeout=timeout)
+            settings = KubeSettings(config=str(self.kubeconfig(Path(directory) / "kubeconfig.json", token=token)), timeout=timeout)
             async with connect(settings, namespace) as client:
                 yield client
 

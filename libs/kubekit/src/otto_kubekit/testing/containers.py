@@ -1,6 +1,7 @@
 """Containers of the fake: they follow a script, or are processes of this machine."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -115,13 +116,15 @@ async def local_process(pod: Object, container: dict[str, Any], log: ContainerLo
     try:
         await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            _signal(process, signal.SIGTERM)
+            # As in a container only the first process is told; all of them are killed.
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
             await asyncio.wait({ending}, timeout=stop.grace)
-        _signal(process, signal.SIGKILL)
+        _kill_all(process)
         code = await ending
         await asyncio.wait(copies, timeout=2.0)
     finally:
-        _signal(process, signal.SIGKILL)
+        _kill_all(process)
         for task in (*copies, stopping, ending):
             task.cancel()
         await asyncio.gather(*copies, stopping, ending, return_exceptions=True)
@@ -129,11 +132,9 @@ async def local_process(pod: Object, container: dict[str, Any], log: ContainerLo
     return End(code if code >= 0 else 128 - code)
 
 
-def _signal(process: asyncio.subprocess.Process, number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+def _kill_all(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _copied(source: asyncio.StreamReader, stream: str, log: ContainerLog) -> None:

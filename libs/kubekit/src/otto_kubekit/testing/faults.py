@@ -17,6 +17,12 @@ class Asked:
     method: str
     path: str
     query: dict[str, str] = field(default_factory=dict)
+    token: str = ""
+
+    @classmethod
+    def by(cls, request: web.Request) -> "Asked":
+        """What this request asks, and with which bearer token."""
+        return cls(request.method, request.path, dict(request.query), request.headers.get("Authorization", "").removeprefix("Bearer "))
 
     @property
     def watch(self) -> bool:
@@ -132,7 +138,7 @@ class Faults:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Stands between the requests and the API."""
-        asked = Asked(request.method, request.path, dict(request.query))
+        asked = Asked.by(request)
         transport = request.transport
         assert isinstance(transport, asyncio.Transport)
         self._open[transport] = asked

@@ -53,7 +53,7 @@ class Api:
 
     @web.middleware
     async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        self.requests.append(Asked(request.method, request.path, dict(request.query)))
+        self.requests.append(Asked.by(request))
         if self.authorization and request.headers.get("Authorization", "").lower() != self.authorization.lower():
             return web.json_response(Refusal(401, "Unauthorized", "Unauthorized").status(), status=401)
         response: web.StreamResponse = await handler(request)
@@ -157,7 +157,7 @@ class Api:
     async def _watch(self, request: web.Request, resource: Resource, namespace: str, fits: Matcher) -> web.StreamResponse:
         version = request.query.get("resourceVersion", "")
         seconds = float(request.query.get("timeoutSeconds", "1800"))
-        asked = Asked(request.method, request.path, dict(request.query))
+        asked = Asked.by(request)
         loop = asyncio.get_running_loop()
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
