@@ -53,7 +53,7 @@ class Namespace:
 
 
 def pod(name: str, script: str, *, memory: str = "64Mi", claim: str = "", node: str = "", **labels: str) -> Manifest:
-    """A pod as a worker's is, under the "restricted" profile: `script` runs by sh; a `claim` is its /work."""
+    """A pod as a worker's is, under the "restricted" profile: `script` runs by sh; a `claim` is its /claim."""
     container: Manifest = {
         "name": "worker",
         "image": IMAGE,
@@ -71,7 +71,7 @@ def pod(name: str, script: str, *, memory: str = "64Mi", claim: str = "", node: 
         "containers": [container],
     }
     if claim:
-        container["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
+        container["volumeMounts"] = [{"name": "work", "mountPath": "/claim"}]
         spec["volumes"] = [{"name": "work", "persistentVolumeClaim": {"claimName": claim}}]
     if node:
         spec["nodeName"] = node

@@ -67,10 +67,10 @@ def test_memory_beyond_the_limit_is_oom_killed(namespace: Namespace) -> None:
 
 def test_a_claim_is_bound_writable_for_nobody_and_outlives_its_pod(namespace: Namespace) -> None:
     """A claim of the default class is bound for the pod that uses it, which writes as a user of no rights; the next pod reads it."""
-    namespace.create(claim("workspace"), pod("writer", "echo kept >/work/file", claim="workspace"))
+    namespace.create(claim("workspace"), pod("writer", "echo kept >/claim/file", claim="workspace"))
     namespace.ended("writer", "Succeeded")
     assert namespace.get("pvc", "workspace")["status"]["phase"] == "Bound"
-    namespace.create(pod("reader", "cat /work/file", claim="workspace"))
+    namespace.create(pod("reader", "cat /claim/file", claim="workspace"))
     namespace.ended("reader", "Succeeded")
     assert namespace.logs("reader") == "kept\n"
 
