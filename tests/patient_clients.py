@@ -258,11 +258,11 @@ def requests_for(seed: int, note: str) -> list[PipelineRequest]:
     return [*requests, drawn(random.Random(seed), note)]
 
 
-async def approve_when_asked(clients: Clients) -> None:
+async def approve_when_asked(clients: Clients, pipeline_id: str = "3-monorepo-approval") -> None:
     """Somebody who says yes to the third pipeline as soon as it is there; a decision ahead of its turn counts too."""
     while True:
         try:
-            await clients.approve("3-monorepo-approval", "approve-production")
+            await clients.approve(pipeline_id, "approve-production")
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise

@@ -1,0 +1,132 @@
+"""A release of the chart on the cluster of the tests, seen as its users see it: the front door, kubectl and helm."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "ottoscaler"
+IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "values.yaml"))
+"""Values that name the images to be tested, as `make images` writes them."""
+RELEASE = "otto"
+READY_SECONDS = 240
+
+
+class CommandError(AssertionError):
+    """A command that had to work did not."""
+
+
+def said(*command: str, stdin: str | None = None) -> str:
+    """What a command prints. Raises CommandError with what it said against it."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=READY_SECONDS + 60, check=False)
+    if done.returncode:
+        raise CommandError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One release in a namespace of its own."""
+
+    namespace: str
+    address: str
+    """Of the front door."""
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        """To the front door, on a connection of its own."""
+        async with grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            yield channel
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """In its namespace."""
+        return said("kubectl", "--namespace", self.namespace, *arguments, stdin=stdin)
+
+    async def kubectl_soon(self, *arguments: str) -> str:
+        """The same beside whatever else runs."""
+        return await asyncio.to_thread(self.kubectl, *arguments)
+
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """Those of one component: scaler, pipeline-executor, log-relay, front-door, worker."""
+        found = json.loads(self.kubectl("get", "pods", "--selector", f"app.kubernetes.io/component={component}", "--output", "json"))
+        return list(found["items"])
+
+    def workers(self) -> dict[str, list[str]]:
+        """The names of the workers there are, by pipeline id."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for pod in self.pods("worker"):
+            found[pod["metadata"]["annotations"].get("ottoscaler.io/pipeline-id", "")].append(pod["metadata"]["name"])
+        return found
+
+    def kill(self, pod: str) -> None:
+        """`kill -9` of the first process in a pod's container, from the node; only a cluster whose nodes are containers of ours lets us."""
+        found = json.loads(self.kubectl("get", "pod", pod, "--output", "json"))
+        container = found["status"]["containerStatuses"][0].get("containerID", "").removeprefix("containerd://")
+        if container:
+            command = (
+                "docker",
+                "exec",
+                found["spec"]["nodeName"],
+                "ctr",
+                "--namespace",
+                "k8s.io",
+                "tasks",
+                "kill",
+                "--signal",
+                "SIGKILL",
+                container,
+            )
+            subprocess.run(command, capture_output=True, timeout=60, check=False)
+
+    def upgrade(self, *sets: str) -> None:
+        """Helm upgrade with some values more, back with all pods ready."""
+        said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
+
+
+def install(namespace: str, *sets: str) -> Installation:
+    """A release with every pod ready, in a namespace that keeps to the restricted profile."""
+    said("kubectl", "create", "namespace", namespace)
+    said("kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    values = [
+        "frontDoor.service.type=NodePort",
+        "frontDoor.service.nodePort=null",
+        "workers.workspace.storageClass=default",
+        "workers.resources.requests.cpu=5m",
+        "workers.resources.requests.memory=16Mi",
+        "relay.spool.size=1Gi",
+        *sets,
+    ]
+    said(*_helm("install", namespace), *(word for value in values for word in ("--set", value)))
+    node = said("kubectl", "get", "nodes", "--output", 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}')
+    selector = "app.kubernetes.io/component=front-door"
+    port = said(
+        "kubectl",
+        "--namespace",
+        namespace,
+        "get",
+        "services",
+        "--selector",
+        selector,
+        "--output",
+        "jsonpath={.items[0].spec.ports[0].nodePort}",
+    )
+    return Installation(namespace, f"{node}:{port}")
+
+
+def uninstall(namespace: str) -> None:
+    """Removes the release, and its namespace with all that is left in it."""
+    subprocess.run(["helm", "uninstall", RELEASE, "--namespace", namespace, "--wait"], capture_output=True, timeout=120, check=False)
+    said("kubectl", "delete", "namespace", namespace, "--timeout=180s")
+
+
+def _helm(verb: str, namespace: str) -> list[str]:
+    return ["helm", verb, RELEASE, str(CHART), "--namespace", namespace, "--values", str(IMAGES), "--wait", f"--timeout={READY_SECONDS}s"]
