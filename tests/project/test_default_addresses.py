@@ -27,7 +27,7 @@ def started(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> tuple[Runtim
     monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr("sys.argv", ["service"])
     assert module.main() == 0
-    runtime, own = read
+    runtime, own, *_ = read
     assert isinstance(runtime, RuntimeSettings)
     return runtime, own
 

@@ -33,6 +33,8 @@ VIOLATIONS = {
     ("otto_scaler.fleet", "kubernetes"): "kubernetes",
     ("otto_kubekit.client", "kubernetes.aio"): "kubernetes",
     ("otto_kubekit.watching", "aiohttp"): "http",
+    ("otto_scaler.fleet", "otto_kubekit.client"): "kubekit",
+    ("otto_scaler.backends.kubernetes.backend", "yaml"): "people",
     ("otto_scaler.picture", "opentelemetry.trace"): "opentelemetry",
     ("otto_runtime.addresses", "opentelemetry"): "opentelemetry",
     ("otto_relay.lanes", "structlog"): "telemetry",

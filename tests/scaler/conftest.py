@@ -2,21 +2,32 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 import pytest
 
+from otto_kubekit import kinds
+from otto_kubekit.client import Client
+from otto_kubekit.connecting import connect
+from otto_kubekit.settings import KubeSettings
+from otto_kubekit.testing import FakeCluster, local_process
+from otto_kubekit.testing.resources import CLAIMS
 from otto_runtime import launch
 from otto_runtime.server import Component
 from otto_runtime.settings import RuntimeSettings
 from otto_scaler.app import scaler_component
 from otto_scaler.backends import WorkerBackend
+from otto_scaler.backends.kubernetes.backend import KubernetesBackend
+from otto_scaler.backends.kubernetes.claims import ClaimPlan
+from otto_scaler.backends.kubernetes.manifest import Plan
+from otto_scaler.backends.kubernetes.template import WorkerTemplate
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
 from otto_scaler.fleet import Fleet, Limits
@@ -28,6 +39,7 @@ from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 PYTHON = sys.executable
 WAIT_SECONDS = 45.0
 
+T = TypeVar("T")
 SpecMaker = Callable[..., WorkerSpec]
 
 
@@ -161,6 +173,93 @@ async def memory_rig(limits: Limits = DEFAULT_LIMITS, backend: MemoryBackend | N
         yield rig
     finally:
         await rig.stop()
+
+
+class ClusterRig(Rig):
+    """A fleet over the Kubernetes backend, and a client of the cluster beside it."""
+
+    def __init__(self, backend: KubernetesBackend, limits: Limits, root: Path, client: Client) -> None:
+        super().__init__(backend, limits, root)
+        self.client = client
+
+
+class PodsRig(ClusterRig):
+    """On a cluster in this process, whose containers are processes of this machine."""
+
+    def __init__(self, backend: KubernetesBackend, limits: Limits, root: Path, cluster: FakeCluster, client: Client) -> None:
+        super().__init__(backend, limits, root, client)
+        self.cluster = cluster
+
+    def pod(self, wanted: WorkerSpec | str) -> dict[str, Any]:
+        """The worker's pod as the cluster has it."""
+        return self.cluster.pod(wanted if isinstance(wanted, str) else wanted.identity.name)
+
+    def claims(self) -> list[dict[str, Any]]:
+        """All claims of the cluster."""
+        return self.cluster.storage.all(CLAIMS, "default")
+
+    def created(self) -> int:
+        """How many pods were ever created."""
+        return sum(asked.method == "POST" and asked.path.endswith("/pods") for asked in self.cluster.requests)
+
+
+@asynccontextmanager
+async def pods_rig(
+    root: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    cluster: FakeCluster | None = None,
+    times: Mapping[str, float] = {},
+    **plan: Any,
+) -> AsyncIterator[PodsRig]:
+    """A fleet over pods of a cluster in this process, of one's own or the one given; pods outlive it with that."""
+    plan = {"pending_timeout": 300.0, "workspaces": True, **plan}
+    claims = ClaimPlan("standard", "1Gi", "ReadWriteOnce") if plan["workspaces"] else None
+    image = WorkerTemplate(worker={"image": "registry.example.com/tools:1"})
+    async with AsyncExitStack() as stack:
+        if cluster is None:
+            cluster = await stack.enter_async_context(FakeCluster())
+            cluster.script = lambda _pod, _container: local_process
+        client = await stack.enter_async_context(cluster.client())
+        backend = KubernetesBackend(client, Plan(**{"instance": "ottoscaler", "template": image, **plan}), claims, **times)
+        rig = PodsRig(backend, limits, root, cluster, client)
+        await rig.start()
+        try:
+            yield rig
+        finally:
+            await rig.stop()
+
+
+@asynccontextmanager
+async def cluster_rig(root: Path, limits: Limits = DEFAULT_LIMITS, *, image: str = "", **plan: Any) -> AsyncIterator[ClusterRig]:
+    """A fleet over pods of a real cluster, in a namespace of its own that enforces the restricted profile."""
+    settings = KubeSettings(config=os.environ["OTTO_TEST_KUBECONFIG"])
+    namespace = f"otto-test-{secrets.token_hex(4)}"
+    image = image or os.environ.get("OTTO_TEST_IMAGE", "ottoscaler-base:latest")
+    template = WorkerTemplate(worker={"image": image, "imagePullPolicy": "IfNotPresent"})
+    async with connect(settings, namespace) as client:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        await client.create(kinds.NAMESPACES, {"metadata": {"name": namespace, "labels": labels}})
+        try:
+            accounts = kinds.custom("", "v1", "serviceaccounts", "ServiceAccount")
+            await eventually(lambda: client.list(accounts), lambda found: bool(found.items))
+            plan = {"instance": "ottoscaler", "template": template, "pending_timeout": 120.0, "workspaces": True, **plan}
+            backend = KubernetesBackend(client, Plan(**plan), ClaimPlan("default", "16Mi", "ReadWriteOnce"))
+            rig = ClusterRig(backend, limits, root, client)
+            await rig.start()
+            try:
+                yield rig
+            finally:
+                await rig.stop()
+        finally:
+            await client.delete(kinds.NAMESPACES, namespace)
+
+
+async def eventually(ask: Callable[[], Awaitable[T]], condition: Callable[[T], Any], seconds: float = WAIT_SECONDS) -> T:
+    """Asks until the answer is as it should be, and returns it."""
+    async with asyncio.timeout(seconds):
+        while not condition(answer := await ask()):
+            await asyncio.sleep(0.05)
+    return answer
 
 
 @pytest.fixture

@@ -1,23 +1,36 @@
-"""What every WorkerBackend does: the same tests for the real one and the one in memory."""
+"""What every WorkerBackend does: the same tests for processes, for pods, and for the one in memory."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
+from otto_kubekit import kinds
+from otto_kubekit.testing import Script
 from otto_scaler.backends import Gone, Seen, Synced
+from otto_scaler.backends.kubernetes import deadlines
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.worker import Cause, SecretVariable, State
 
-from .conftest import Rig, kill_workers, memory_rig, process_rig, spec, until
+from .conftest import ClusterRig, PodsRig, Rig, cluster_rig, eventually, kill_workers, memory_rig, pods_rig, process_rig, spec, until
 
 LONG = ("sleep", "300")
 
 
-@pytest.fixture(params=["process", "memory"])
+RIGS: dict[str, Callable[[Path], AbstractAsyncContextManager[Rig]]] = {
+    "process": process_rig,
+    "memory": lambda _: memory_rig(),
+    "pods": pods_rig,
+    "cluster": cluster_rig,
+}
+PARAMETERS = [*(name for name in RIGS if name != "cluster"), pytest.param("cluster", marks=pytest.mark.cluster)]
+
+
+@pytest.fixture(params=PARAMETERS)
 async def any_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
     """A fleet over each backend in turn."""
-    async with process_rig(tmp_path) if request.param == "process" else memory_rig() as running:
+    async with RIGS[request.param](tmp_path) as running:
         yield running
     kill_workers(tmp_path)
 
@@ -131,34 +144,44 @@ async def test_observing_again_shows_everything_again(any_rig: Rig) -> None:
     await any_rig.ends(running)
 
 
-async def test_a_secret_that_is_missing_refuses_the_worker(any_rig: Rig) -> None:
-    """The words name the secret, its key and the variable; nothing is created."""
+async def test_a_secret_that_is_missing_fails_the_worker(any_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, or is a worker that fails as REJECTED, where only who runs it may look into secrets; the words name the secret."""
     wanted = spec(secrets=(SecretVariable("TOKEN", "deploy", "token"),))
+    if isinstance(any_rig, PodsRig):
+        monkeypatch.setattr(deadlines, "SHORT_SECONDS", 0.3)
+        any_rig.cluster.script = lambda _pod, _container: Script(waiting="CreateContainerConfigError", message='secret "deploy" not found')
     created = await any_rig.create(wanted)
-    assert created.created == []
-    [(name, why, _)] = created.refused
-    assert name == wanted.identity.name
-    assert "deploy/token" in why
-    assert "TOKEN" in why
-    assert any_rig.worker(name) is None
+    if created.refused:
+        [(name, why, cause, _)] = created.refused
+        assert (name, cause) == (wanted.identity.name, Cause.REJECTED)
+        assert "deploy/token" in why
+        assert "TOKEN" in why
+        assert any_rig.worker(name) is None
+    else:
+        worker = await any_rig.ends(wanted)
+        assert (worker.cause, worker.started) == (Cause.REJECTED, 0)
+        assert "deploy" in worker.error
 
 
 async def test_a_workspace_lives_until_nobody_uses_it(any_rig: Rig) -> None:
     """Deleting it is noted at once and done when the last unfinished worker that names it has ended."""
 
-    def there() -> bool:
+    async def there() -> bool:
         if isinstance(any_rig.backend, MemoryBackend):
             return "shared" in any_rig.backend.workspaces
+        if isinstance(any_rig, ClusterRig):
+            # A cluster lets a claim go when the last pod that mounts it is deleted, even one that has ended.
+            return any(claim.metadata.deletion_timestamp is None for claim in (await any_rig.client.list(kinds.CLAIMS)).items)
         return (any_rig.root / "workspaces" / "shared").exists()
 
     wanted = spec(command=LONG, workspace="shared")
     await any_rig.create(wanted)
     await any_rig.runs(wanted)
     await any_rig.backend.delete_workspace("shared")
-    assert there()
+    assert await there()
     await any_rig.backend.stop(wanted.identity.name, "")
     await any_rig.ends(wanted)
-    await until(lambda: not there())
+    await eventually(there, lambda is_there: not is_there)
     await any_rig.backend.delete_workspace("shared")
     await any_rig.backend.delete_workspace("never-was")
 

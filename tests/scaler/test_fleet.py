@@ -65,7 +65,7 @@ async def test_a_refused_worker_gives_its_slot_back() -> None:
         bad, good = spec("bad", command=LONG), spec("good", command=LONG)
         rig.memory.refusals[bad.identity.name] = "no"
         results = await asyncio.gather(rig.create(bad, queue=True), rig.create(good, queue=True))
-        assert [(name, why) for name, why, _ in results[0].refused] == [(bad.identity.name, "no")]
+        assert [(refusal.name, refusal.why) for refusal in results[0].refused] == [(bad.identity.name, "no")]
         await rig.runs(good)
 
 

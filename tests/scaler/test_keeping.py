@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from otto_scaler.errors import BackendError, RefusedError
+from otto_scaler.errors import AwayError, BackendError, RefusedError
 from otto_scaler.keeping import Keeping, Need, Verdict
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.worker import Cause, State, Worker
@@ -162,6 +162,22 @@ async def test_release_says_for_whom(tmp_path: Path) -> None:
         await until(lambda: name not in backend.workers)
 
 
+async def test_a_backend_that_does_not_answer_is_no_refusal(tmp_path: Path) -> None:
+    """The caller is told to repeat; then those that were created are there already, and the others are created."""
+    backend = MemoryBackend()
+    names = [spec("t", index=n, count=2).identity.name for n in (1, 2)]
+    backend.faults[names[0]] = AwayError("the cluster can't be reached")
+    async with serving(settings_at(tmp_path, max_workers=2), backend) as (stub, _, _):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.ScaleUp(pb.ScaleRequest(task_id="t", worker_count=2))
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "the cluster can't be reached; repeat the call" in str(raised.value.details())
+        backend.faults.clear()
+        answer = await stub.ScaleUp(pb.ScaleRequest(task_id="t", worker_count=2))
+        assert (answer.status, answer.processed_count) == (pb.ScaleResponse.SUCCESS, 1)
+        assert list(answer.worker_pod_names) == names
+
+
 async def test_a_creation_says_why_each_worker_was_refused(tmp_path: Path) -> None:
     """With a typed cause for each: what is the request's fault, and what is nobody's, however it came about."""
     backend = MemoryBackend()
@@ -208,6 +224,6 @@ async def test_one_worker_that_breaks_the_backend_ends_nobody_else() -> None:
     async with memory_rig() as rig:
         bad, good = spec("bad"), spec("good", command=LONG)
         rig.memory.faults[bad.identity.name] = OSError(24, "Too many open files")
-        assert [cause for _, _, cause in (await rig.create(bad)).refused] == [Cause.INTERNAL]
+        assert [refusal.cause for refusal in (await rig.create(bad)).refused] == [Cause.INTERNAL]
         await rig.create(good)
         await rig.runs(good)

@@ -81,7 +81,7 @@ async def test_without_descriptors_ends_are_waited_for_and_starts_are_refused(ri
         (rig.own(runs) / "go").mkdir()
         refused = (await rig.create(script("true", task="refused"))).refused
         await asyncio.sleep(1.0)  # whatever notices the end now has no descriptor to read it with
-    assert [cause for _, _, cause in refused] == [Cause.INTERNAL]
+    assert [refusal.cause for refusal in refused] == [Cause.INTERNAL]
     assert "Too many open files" in refused[0].why
     ended = await rig.ends(runs)
     assert (ended.exit_code, ended.cause) == (4, Cause.EXIT_CODE)

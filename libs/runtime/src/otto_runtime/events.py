@@ -84,6 +84,35 @@ SCALER: dict[str, Words] = {
         "OTTO_SCALER_MAX_WORKERS를 낮출 것",
     ),
     "scaler.tidy_failed": Words("Could not delete {path}: {why}", "{path} 삭제 실패: {why}"),
+    "scaler.worker.create_away": Words(
+        "{worker} could not be created, the caller was told to repeat: {why}", "{worker} 생성 불가, 호출자에게 재시도를 알림: {why}"
+    ),
+    "scaler.worker.create_again": Words("Trying again to create {worker}: {why}", "{worker} 생성 재시도: {why}"),
+    "scaler.worker.overdue": Words("The time of {worker} is over ({cause}): {why}", "{worker}의 시간 초과 ({cause}): {why}"),
+    "scaler.cluster.away": Words(
+        "The cluster can't be watched, trying again; workers count as they were: {why}",
+        "클러스터를 관찰할 수 없어 다시 시도함, 워커 상태는 마지막 확인 기준: {why}",
+    ),
+    "scaler.cluster.back": Words("The cluster is watched again", "클러스터 관찰 재개"),
+    "scaler.cluster.missed": Words(
+        "{count} changes of workers were never told and have been found by listing", "알려지지 않은 워커 변경 {count}건을 목록 조회로 확인"
+    ),
+    "scaler.pod.unreadable": Words(
+        "Pod {worker} is labelled as a worker of ours and can't be read, it is left alone: {why}",
+        "{worker} 파드는 워커로 표시되어 있으나 읽을 수 없어 그대로 둠: {why}",
+    ),
+    "scaler.events.unknown": Words(
+        "What the cluster has to say about {worker} can't be asked: {why}", "{worker}에 대한 클러스터 이벤트를 조회할 수 없음: {why}"
+    ),
+    "scaler.claim.created": Words("Created workspace {claim}", "작업 공간 {claim} 생성"),
+    "scaler.claim.deleted": Words("Deleted workspace {claim}", "작업 공간 {claim} 삭제"),
+    "scaler.claim.vanished": Words("Workspace {claim} was gone already", "작업 공간 {claim}은(는) 이미 없음"),
+    "scaler.claim.delete_failed": Words(
+        "Could not delete workspace {claim}, trying again: {why}", "작업 공간 {claim} 삭제 실패, 다시 시도함: {why}"
+    ),
+    "scaler.claim.list_failed": Words(
+        "Workspaces that are to be deleted can't be looked for, trying again: {why}", "삭제할 작업 공간을 찾을 수 없어 다시 시도함: {why}"
+    ),
     "scaler.executor.lost": Words("The executor was lost while {pipeline} runs: {why}", "{pipeline} 실행 중 실행기 연결 끊김: {why}"),
     "scaler.pipeline.caller_left": Words("Cancelled {pipeline}: its caller left", "호출자가 떠나 {pipeline} 취소"),
     "scaler.pipeline.cancel_failed": Words(

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
+from otto_kubekit.settings import KubeSettings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
 from otto_runtime.server import Component
@@ -15,11 +16,12 @@ from otto_scaler.settings import Settings
 
 
 def _compose(settings: Sequence[msgspec.Struct]) -> Compose:
-    scaler = settings[1]
+    _, scaler, kube = settings
     assert isinstance(scaler, Settings)
+    assert isinstance(kube, KubeSettings)
 
     def roots(_address: str, _runtime: RuntimeSettings) -> Sequence[AbstractAsyncContextManager[Component]]:
-        return [scaler_component(scaler, scaler.executor_address)]
+        return [scaler_component(scaler, scaler.executor_address, kube=kube)]
 
     return roots
 
@@ -27,10 +29,11 @@ def _compose(settings: Sequence[msgspec.Struct]) -> Compose:
 def main() -> int:
     """Runs the scaler; returns the exit code (0 stopped, 1 could not start or failed, 2 bad settings or usage)."""
     parser = argparse.ArgumentParser(
-        prog="otto-scaler", description="Runs Ottoscaler's scaler. Everything is set by OTTO_* and OTTO_SCALER_* environment variables."
+        prog="otto-scaler",
+        description="Runs Ottoscaler's scaler. Everything is set by OTTO_*, OTTO_SCALER_* and OTTO_KUBE_* environment variables.",
     )
     parser.parse_args()
-    return launch("otto-scaler", {"OTTO": RuntimeSettings, "OTTO_SCALER": Settings}, _compose)
+    return launch("otto-scaler", {"OTTO": RuntimeSettings, "OTTO_SCALER": Settings, "OTTO_KUBE": KubeSettings}, _compose)
 
 
 if __name__ == "__main__":

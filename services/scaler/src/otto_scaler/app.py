@@ -4,17 +4,16 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
 
+from otto_kubekit.settings import KubeSettings
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError, raised_descriptor_limit
 from otto_runtime.server import Component
 from otto_scaler.backends import WorkerBackend
-from otto_scaler.backends.process.environment import Surroundings
-from otto_scaler.backends.process.opening import process_backend
 from otto_scaler.errors import BackendUnusableError, CallError
 from otto_scaler.fleet import Fleet, Limits
 from otto_scaler.pipelines import Pipelines
@@ -45,27 +44,14 @@ DESCRIBED = tuple(
 
 
 @asynccontextmanager
-async def scaler_component(settings: Settings, executor_address: str, backend: WorkerBackend | None = None) -> AsyncIterator[Component]:
-    """The scaler with the process backend, or the one that is given. Raises StartError when its directories can't be used."""
+async def scaler_component(
+    settings: Settings, executor_address: str, backend: WorkerBackend | None = None, kube: KubeSettings | None = None
+) -> AsyncIterator[Component]:
+    """The scaler with the backend that the settings name, or the one that is given. Raises StartError when that can't be used."""
     async with AsyncExitStack() as stack:
         if backend is None:
-            first, limit = raised_descriptor_limit()
-            if limit < (wanted := DESCRIPTORS + DESCRIPTORS_PER_WORKER * settings.max_workers):
-                fields = {"limit": limit, "wanted": wanted, "workers": settings.max_workers}
-                log.warning("scaler.descriptors_few", extra=fields)
             try:
-                backend = await stack.enter_async_context(
-                    process_backend(
-                        _absolute(settings.workers_dir),
-                        _absolute(settings.workspaces_dir),
-                        Surroundings(
-                            secrets_dir=_absolute(settings.secrets_dir),
-                            path=settings.worker_path or os.environ.get("PATH", os.defpath),
-                            language=settings.worker_lang,
-                            descriptors=max(0, first),
-                        ),
-                    )
-                )
+                backend = await stack.enter_async_context(_backend(settings, kube or KubeSettings()))
             except BackendUnusableError as error:
                 raise StartError(str(error)) from error
         channel = await stack.enter_async_context(dial(executor_address, [EXECUTOR_SERVICE]))
@@ -99,6 +85,30 @@ async def scaler_component(settings: Settings, executor_address: str, backend: W
             public_errors=(CallError,),
             described=DESCRIBED,
         )
+
+
+def _backend(settings: Settings, kube: KubeSettings) -> AbstractAsyncContextManager[WorkerBackend]:
+    """Imports what it needs itself: a client of Kubernetes is 30 MB that a laptop need not have, supervisors are nothing a pod has."""
+    if settings.backend == "kubernetes":
+        from otto_scaler.backends.kubernetes.opening import kubernetes_backend
+
+        return kubernetes_backend(settings, kube)
+    from otto_scaler.backends.process.environment import Surroundings
+    from otto_scaler.backends.process.opening import process_backend
+
+    first, limit = raised_descriptor_limit()
+    if limit < (wanted := DESCRIPTORS + DESCRIPTORS_PER_WORKER * settings.max_workers):
+        log.warning("scaler.descriptors_few", extra={"limit": limit, "wanted": wanted, "workers": settings.max_workers})
+    return process_backend(
+        _absolute(settings.workers_dir),
+        _absolute(settings.workspaces_dir),
+        Surroundings(
+            secrets_dir=_absolute(settings.secrets_dir),
+            path=settings.worker_path or os.environ.get("PATH", os.defpath),
+            language=settings.worker_lang,
+            descriptors=max(0, first),
+        ),
+    )
 
 
 def _bounds(settings: Settings) -> Bounds:

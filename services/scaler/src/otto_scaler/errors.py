@@ -9,6 +9,7 @@ ScalerError
 │   └── ExecutorCallError      as the executor said, or UNAVAILABLE when it can't be reached
 └── BackendError               the backend can't do it now; the text is for clients
     ├── RefusedError           a worker can't be created, in words for the client
+    ├── AwayError              it does not answer now: the same call may work later
     └── BackendUnusableError   the backend can't work at all; the text says why and what to do
 """
 
@@ -71,6 +72,10 @@ class RefusedError(BackendError):
     def __init__(self, text: str, cause: Cause = Cause.REJECTED) -> None:
         super().__init__(text)
         self.cause = cause
+
+
+class AwayError(BackendError):
+    """The backend does not answer now, or not in time; the same call may work later, and does nothing twice."""
 
 
 class BackendUnusableError(BackendError):

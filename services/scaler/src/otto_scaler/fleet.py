@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from otto_scaler.admission import Admission
 from otto_scaler.backends import Gone, Observation, Seen, Synced, WorkerBackend
-from otto_scaler.errors import BackendError, NotReadyError, RefusedError
+from otto_scaler.errors import AwayError, BackendError, NotReadyError, RefusedError
 from otto_scaler.keeping import Keeping, Need, Verdict
 from otto_scaler.outcomes import Creation, Refusal, Stops
 from otto_scaler.picture import Picture, Selection
@@ -94,7 +94,7 @@ class Fleet:
         """Creates those workers that don't exist; answers when each was accepted or refused. Those for which there is no room wait with
         `queue`.
 
-        Cancelled, what was begun goes on. Raises NotReadyError.
+        Cancelled, what was begun goes on. Raises NotReadyError, also when the backend does not answer.
         """
         group = await self._ready()
         result = Creation([], [], [], [])
@@ -137,6 +137,8 @@ class Fleet:
             elif name in joined and (known := self._picture.get(name)) is not None:
                 result.created.remove(name)
                 result.existing.append(known)
+        if away := next((refusal for refusal in result.refused if refusal.away), None):
+            raise NotReadyError(f"{away.why}; repeat the call, which creates nothing twice")
         return result
 
     async def scale_down(self, task_id: str, left: int, reason: str) -> Stops:
@@ -236,6 +238,9 @@ class Fleet:
         except RefusedError as error:
             log.warning("scaler.worker.refused", extra={"worker": name, "why": str(error)})
             refusal = Refusal(name, str(error) or "the backend refused it", error.cause)
+        except AwayError as error:
+            log.warning("scaler.worker.create_away", extra={"worker": name, "why": str(error)})
+            refusal = Refusal(name, str(error), Cause.INTERNAL, away=True)
         except TimeoutError:
             log.warning("scaler.worker.not_observed", extra={"worker": name})
             return None

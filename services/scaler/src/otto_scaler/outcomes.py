@@ -12,6 +12,8 @@ class Refusal(NamedTuple):
     name: str
     why: str
     cause: Cause
+    away: bool = False
+    """Nothing is wrong with it: asked for again later, it may be created."""
 
 
 @dataclass(slots=True)

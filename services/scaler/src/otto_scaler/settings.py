@@ -1,14 +1,76 @@
 """Settings of the scaler."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_QUANTITY = re.compile(r"[1-9][0-9]*([KMGTPE]i?)?")
+
+
+def _instance(text: str) -> None:
+    if not _INSTANCE.fullmatch(text):
+        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
+
+
+def _quantity(text: str) -> None:
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError(f"{text!r} has to be an amount of storage, for example 1Gi")
 
 
 class Settings(msgspec.Struct, frozen=True):
     """What the scaler can be told. Prefix OTTO_SCALER."""
 
+    backend: Annotated[
+        Literal["process", "kubernetes"],
+        Meta(description="What workers are: `process`, process groups of this machine, or `kubernetes`, pods."),
+    ] = "process"
+    namespace: Annotated[str, Meta(description="Kubernetes: namespace of the pods. Empty: that of the credentials, in a pod its own.")] = ""
+    instance: Annotated[
+        str,
+        Meta(
+            description="Kubernetes: name of this installation, as label `ottoscaler.io/instance` on all that it creates. It sees "
+            "and touches nothing else, so that two can share a namespace."
+        ),
+        _instance,
+    ] = "ottoscaler"
+    worker_template: Annotated[
+        str,
+        Meta(
+            description="Kubernetes: path of a pod template (YAML or JSON: `metadata` with labels and annotations, `spec`) laid under "
+            "every worker's pod. Its container `worker` has the defaults of the worker's own: image, pull policy, resources, variables, "
+            "security context; other containers run beside it. Empty: our defaults, and no default image."
+        ),
+    ] = ""
+    checkout_image: Annotated[
+        str,
+        Meta(description="Kubernetes: image with `sh` and `git`, for checkouts. Empty: the own image of each worker."),
+    ] = ""
+    pending_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Kubernetes: seconds a worker may be pending, from when it may run, before it fails with the cause the cluster "
+            "gives: time for a cluster to add a node. A pull that fails is borne for 60 s of it, what can't become better not at all.",
+        ),
+    ] = 300.0
+    workspace_class: Annotated[
+        str,
+        Meta(
+            description="Kubernetes: storage class of the PersistentVolumeClaims that are the workspaces which workers share; `default`: "
+            "the cluster's default class. Empty: there are none, and what needs one is refused."
+        ),
+    ] = ""
+    workspace_size: Annotated[str, Meta(description="Kubernetes: size of a workspace."), _quantity] = "1Gi"
+    workspace_access_mode: Annotated[
+        Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"],
+        Meta(
+            description="Kubernetes: access mode of a workspace. With ReadWriteOnce all that share one have to run on one node, which most "
+            "storage sees to; several nodes need ReadWriteMany."
+        ),
+    ] = "ReadWriteOnce"
     workers_dir: Annotated[
         str,
         Meta(

@@ -9,6 +9,7 @@ import msgspec
 
 from otto_executor.app import executor_component
 from otto_executor.settings import Settings as ExecutorSettings
+from otto_kubekit.settings import KubeSettings
 from otto_relay.app import relay_component
 from otto_relay.settings import Settings as RelaySettings
 from otto_runtime.launch import Compose, StartError
@@ -25,6 +26,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "OTTO_SCALER": ScalerSettings,
     "OTTO_EXECUTOR": ExecutorSettings,
     "OTTO_RELAY": RelaySettings,
+    "OTTO_KUBE": KubeSettings,
 }
 """Which settings are read, in the order that `compose` takes them."""
 
@@ -34,7 +36,7 @@ def compose(settings: Sequence[msgspec.Struct]) -> Compose:
 
     The address is known once the port is held, so the roots are made then; each gets it as its peers' address.
     """
-    _, own, scaler, executor, relay = settings
+    _, own, scaler, executor, relay, kube = settings
     state = state_dir(cast("Settings", own))
     replace = msgspec.structs.replace
 
@@ -44,7 +46,9 @@ def compose(settings: Sequence[msgspec.Struct]) -> Compose:
             holding(
                 state,
                 scaler_component(
-                    replace(cast("ScalerSettings", scaler), workers_dir=str(workers), workspaces_dir=str(state / "workspaces")), address
+                    replace(cast("ScalerSettings", scaler), workers_dir=str(workers), workspaces_dir=str(state / "workspaces")),
+                    address,
+                    kube=cast("KubeSettings", kube),
                 ),
             ),
             executor_component(replace(cast("ExecutorSettings", executor), database=state / "runs.sqlite"), address),

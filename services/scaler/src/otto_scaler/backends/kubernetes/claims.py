@@ -1,0 +1,159 @@
+"""Workspaces that workers share: one PersistentVolumeClaim each, of the workspace's name.
+
+A claim that is to be deleted gets a label, so that it is deleted even by a later service; that happens once no unfinished worker names it.
+Claims that this installation has not made are neither given to workers nor touched.
+"""
+
+import asyncio
+import logging
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+from otto_kubekit.bodies import merge
+from otto_kubekit.client import Client
+from otto_kubekit.errors import AlreadyExistsError, ConflictError, KubeError, NotFoundError
+from otto_kubekit.kinds import CLAIMS
+from otto_kubekit.objects import PersistentVolumeClaim
+from otto_scaler.backends.kubernetes import marks
+from otto_scaler.backends.kubernetes.manifest import owner_references
+from otto_scaler.backends.kubernetes.refusals import may_pass, refusal, said
+from otto_scaler.errors import AwayError, BackendError, RefusedError
+from otto_scaler.worker import LABEL_PREFIX, WorkerSpec
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CLASS = "default"
+"""The word for the cluster's default class."""
+LEAVING_SECONDS = 10.0
+"""How long it is waited for an earlier claim of the same name that is being deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPlan:
+    """What claims ask for."""
+
+    storage_class: str
+    size: str
+    access_mode: str
+
+
+class Claims:
+    """All claims of an installation."""
+
+    def __init__(self, client: Client, plan: ClaimPlan, instance: str) -> None:
+        self._client = client
+        self._plan = plan
+        self._instance = instance
+        self._made: set[str] = set()
+        """Known to be there and ours."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        """Of those that are being made."""
+        self._marked: dict[str, str] = {}
+        """Uids of those that are to be deleted, by name."""
+
+    async def ensure(self, spec: WorkerSpec) -> None:
+        """Makes the claim that the worker names, if there is none. Raises RefusedError, AwayError, KubeError."""
+        name = spec.identity.workspace
+        if name in self._made:
+            return
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                if name not in self._made:
+                    await self._make(name, spec)
+                    self._made.add(name)
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
+
+    async def find_marked(self) -> None:
+        """Takes over what earlier services have noted. Raises KubeError."""
+        listing = await self._client.list(CLAIMS, labels=f"{marks.selector(self._instance, marks.WORKSPACE)},{marks.DELETING}=true")
+        self._marked |= {claim.metadata.name: claim.metadata.uid for claim in listing.items}
+
+    async def mark(self, name: str) -> None:
+        """Notes for good that it is to be deleted; nothing if there is none of ours. Raises KubeError."""
+        try:
+            claim = await self._client.get(CLAIMS, name)
+            if not self._ours(claim) or claim.metadata.deletion_timestamp is not None:
+                return
+            await self._client.patch(CLAIMS, name, merge({"metadata": {"uid": claim.metadata.uid, "labels": {marks.DELETING: "true"}}}))
+        except NotFoundError:
+            self._made.discard(name)
+            return
+        self._marked[name] = claim.metadata.uid
+
+    async def sweep(self, used: Container[str]) -> None:
+        """Deletes what is to be deleted and not `used`. What fails is said, and tried next time."""
+        for name, uid in sorted(self._marked.items()):
+            if name in used:
+                continue
+            try:
+                await self._client.delete(CLAIMS, name, uid=uid)
+            except (NotFoundError, ConflictError):
+                log.debug("scaler.claim.vanished", extra={"claim": name})
+            except KubeError as error:
+                log.warning("scaler.claim.delete_failed", extra={"claim": name, "why": said(error)})
+                continue
+            else:
+                log.info("scaler.claim.deleted", extra={"claim": name})
+            self._marked.pop(name, None)
+            self._made.discard(name)
+
+    async def _make(self, name: str, spec: WorkerSpec) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LEAVING_SECONDS
+        while True:
+            try:
+                await self._client.create(CLAIMS, self._body(name, spec))
+                log.info("scaler.claim.created", extra={"claim": name})
+                return
+            except AlreadyExistsError:
+                pass
+            try:
+                there = await self._client.get(CLAIMS, name)
+            except NotFoundError:
+                continue
+            if not self._ours(there):
+                raise RefusedError(f"the workspace {name} can't be had: a PersistentVolumeClaim of this name exists that is not ours")
+            if there.metadata.deletion_timestamp is None:
+                return
+            if loop.time() >= deadline:
+                raise AwayError(f"the workspace {name} can't be had: an earlier one of this name is still being deleted")
+            await asyncio.sleep(0.2)
+
+    def _ours(self, claim: PersistentVolumeClaim) -> bool:
+        labels = claim.metadata.labels
+        return labels.get(marks.INSTANCE) == self._instance and labels.get(marks.COMPONENT) == marks.WORKSPACE
+
+    def _body(self, name: str, spec: WorkerSpec) -> dict[str, Any]:
+        identity = spec.identity
+        told = (f"{LABEL_PREFIX}pipeline",) if identity.pipeline_id else (f"{LABEL_PREFIX}task",)
+        labels = {key: identity.labels[key] for key in told if key in identity.labels}
+        metadata: dict[str, Any] = {
+            "name": name,
+            "labels": {
+                **labels,
+                marks.MANAGED_BY: "ottoscaler",
+                marks.COMPONENT: marks.WORKSPACE,
+                marks.INSTANCE: self._instance,
+            },
+        }
+        if (owners := owner_references(spec)) is not None:
+            metadata["ownerReferences"] = owners
+        wanted: dict[str, Any] = {
+            "accessModes": [self._plan.access_mode],
+            "resources": {"requests": {"storage": self._plan.size}},
+        }
+        if self._plan.storage_class != DEFAULT_CLASS:
+            wanted["storageClassName"] = self._plan.storage_class
+        return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": wanted}
+
+
+def claim_refusal(error: KubeError, name: str) -> BackendError:
+    """Why the workspace of a worker, and so the worker, can't be had."""
+    if may_pass(error):
+        return AwayError(f"the workspace {name} can't be had: {said(error)}")
+    refused = refusal(error)
+    return RefusedError(f"the workspace {name} can't be had: {refused}", refused.cause)

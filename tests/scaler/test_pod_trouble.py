@@ -1,0 +1,241 @@
+"""Trouble between the scaler and its cluster: no worker is created twice, none is lost, and none counts as deleted that isn't."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otto_kubekit import kinds
+from otto_kubekit.testing import FakeCluster, Script, local_process
+from otto_kubekit.testing.faults import Asked
+from otto_kubekit.testing.resources import PODS
+from otto_scaler.backends.kubernetes import backend as backend_module
+from otto_scaler.errors import NotReadyError
+from otto_scaler.worker import Cause, State
+
+from .conftest import DEFAULT_LIMITS, PodsRig, pods_rig, spec, until
+
+LONG = ("sleep", "300")
+
+
+def watches(asked: Asked) -> bool:
+    return asked.watch
+
+
+def creations(asked: Asked) -> bool:
+    return asked.method == "POST" and asked.path.endswith("/pods")
+
+
+async def ended_by_hand(pods: PodsRig, count: int) -> list[Any]:
+    """Workers that run until `cluster.end`."""
+    pods.cluster.script = lambda _pod, _container: Script()
+    specs = [spec(index=index, count=count) for index in range(1, count + 1)]
+    assert not (await pods.create(*specs)).refused
+    for wanted in specs:
+        await pods.runs(wanted)
+    return specs
+
+
+async def all_end_well(pods: PodsRig, specs: list[Any]) -> None:
+    for wanted in specs:
+        worker = await pods.ends(wanted)
+        assert (worker.state, worker.error) == (State.SUCCEEDED, "")
+    assert len(pods.cluster.storage.all(PODS)) == len(specs)
+
+
+async def test_a_dropped_watch_loses_nothing(tmp_path: Path) -> None:
+    """What happens around the break is seen, again and again."""
+    async with pods_rig(tmp_path) as pods:
+        specs = await ended_by_hand(pods, 5)
+        for wanted in specs:
+            pods.cluster.faults.drop_connections(watches)
+            pods.cluster.end(wanted.identity.name)
+        await all_end_well(pods, specs)
+
+
+async def test_a_forgotten_past_is_listed_again(tmp_path: Path) -> None:
+    """410: what happened meanwhile is found by the list, and nothing counts as gone that is there."""
+    async with pods_rig(tmp_path) as pods:
+        specs = await ended_by_hand(pods, 5)
+        pods.cluster.faults.answer(410, when=watches, times=2)
+        pods.cluster.faults.drop_connections(watches)
+        for wanted in specs:
+            pods.cluster.end(wanted.identity.name)
+        pods.cluster.compact()
+        await all_end_well(pods, specs)
+
+
+async def test_events_that_are_lost_are_found_by_the_next_list(tmp_path: Path) -> None:
+    """Ends, and a deletion, that no watch has told."""
+    async with pods_rig(tmp_path, times={"reconcile": 0.5}) as pods:
+        *specs, deleted = await ended_by_hand(pods, 4)
+        pods.cluster.faults.lose_events(1000)
+        for wanted in specs:
+            pods.cluster.end(wanted.identity.name)
+        await pods.client.delete(kinds.PODS, deleted.identity.name, grace=0)
+        assert (await pods.ends(deleted)).cause is Cause.DELETED
+        await all_end_well(pods, specs)
+
+
+async def test_a_created_worker_is_known_by_the_answer_alone(tmp_path: Path) -> None:
+    """Whatever the watch does: a caller waits for the API server only."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        pods.cluster.faults.stall(watches)
+        created = await pods.create(spec())
+        assert created.created
+        assert pods.worker(created.created[0]) is not None
+        pods.cluster.faults.resume()
+
+
+async def test_throttled_creations_come_through_once(tmp_path: Path) -> None:
+    """429 with and without Retry-After; each worker is created once."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.faults.answer(429, times=10, when=creations)
+        pods.cluster.faults.answer(429, times=1, retry_after=1, when=creations)
+        specs = [spec(index=index, count=30) for index in range(1, 31)]
+        created = await pods.create(*specs)
+        assert (len(created.created), created.refused) == (30, [])
+        await all_end_well(pods, specs)
+
+
+@pytest.mark.parametrize("code", [500, 503])
+async def test_a_failing_server_is_asked_again(tmp_path: Path, code: int) -> None:
+    """A webhook that does not answer, an API server that starts."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.faults.answer(code, times=3, when=creations)
+        assert (await pods.run(spec())).state is State.SUCCEEDED
+
+
+async def test_an_answer_that_is_lost_creates_nothing_twice(tmp_path: Path) -> None:
+    """The pod is there, its name says so, and it is this worker's."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.faults.cut(after=True, when=creations)
+        wanted = spec()
+        created = await pods.create(wanted)
+        assert created.created == [wanted.identity.name]
+        assert pods.created() == 2
+        await all_end_well(pods, [wanted])
+
+
+async def test_a_cluster_that_goes_away_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers count as they were; who asks for more is told to repeat; afterwards all is as it should be, and nothing there twice."""
+    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.5)
+    async with pods_rig(tmp_path) as pods:
+        specs = await ended_by_hand(pods, 3)
+        await pods.cluster.stop()
+        for wanted in specs:
+            pods.cluster.end(wanted.identity.name)
+        later = spec("later")
+        with pytest.raises(NotReadyError, match="the cluster can't be reached; repeat the call"):
+            await pods.create(later)
+        assert all((worker := pods.worker(wanted.identity.name)) is not None and not worker.finished for wanted in specs)
+        await pods.cluster.start()
+        pods.cluster.script = lambda _pod, _container: local_process
+        await pods.run(later)
+        await all_end_well(pods, [*specs, later])
+
+
+async def test_a_silent_cluster_changes_nothing(tmp_path: Path) -> None:
+    """Connections that live and say nothing are given up, and what happened meanwhile is found."""
+    async with pods_rig(tmp_path, times={"inactivity": 1.0}) as pods:
+        specs = await ended_by_hand(pods, 3)
+        pods.cluster.faults.stall()
+        for wanted in specs:
+            pods.cluster.end(wanted.identity.name)
+        await asyncio.sleep(2.0)  # longer than silence is borne
+        assert all((worker := pods.worker(wanted.identity.name)) is not None and not worker.finished for wanted in specs)
+        pods.cluster.faults.resume()
+        await all_end_well(pods, specs)
+
+
+async def test_a_stop_that_comes_too_late_for_deletion_ends_the_running_pod(tmp_path: Path) -> None:
+    """A pod that gets its node at that very moment is not deleted: its log would go with it."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script(unschedulable="0/1 nodes are available")
+        wanted = spec()
+        await pods.create(wanted)
+        await pods.reaches(wanted, lambda worker: "available" in worker.pending_reason)
+        pods.cluster.faults.stall(watches)
+        name = wanted.identity.name
+        pod = pods.cluster.pod(name)
+        pods.cluster.storage.put(PODS, {**pod, "spec": {**pod["spec"], "nodeName": "fake-node"}})
+        await pods.backend.stop(name, "enough")
+        stopped = pods.cluster.pod(name)
+        assert stopped["spec"]["activeDeadlineSeconds"] == 1
+        assert stopped["metadata"]["annotations"]["ottoscaler.io/stop-reason"] == "enough"
+        pods.cluster.faults.resume()
+
+
+async def test_a_stop_before_the_pod_was_seen_finds_it(tmp_path: Path) -> None:
+    """A service that has just started, or a watch that is late: the cluster is asked by name."""
+    cluster = FakeCluster()
+    cluster.script = lambda _pod, _container: Script()
+    async with cluster, pods_rig(tmp_path, cluster=cluster) as pods, pods_rig(tmp_path, cluster=cluster) as other:
+        wanted = spec()
+        cluster.faults.stall(watches)
+        await pods.create(wanted)
+        assert other.worker(wanted.identity.name) is None
+        await other.backend.stop(wanted.identity.name, "enough")
+        cluster.faults.resume()
+        worker = await pods.ends(wanted)
+        assert (worker.cause, worker.error) == (Cause.CANCELLED, "enough")
+
+
+async def test_a_new_service_finds_all_as_it_is(tmp_path: Path) -> None:
+    """Ended, running, stopping and held: each as it was, with its identity, its time going on, and the cap counted right."""
+    limits = replace(DEFAULT_LIMITS, max_workers=2)
+    async with pods_rig(tmp_path, limits) as pods:
+        done = await pods.run(spec("done", command=("sh", "-c", "exit 3")))
+        running, overdue = spec("running", command=LONG), spec("overdue", command=LONG, timeout=2.0)
+        held = spec("held")
+        await pods.create(running, overdue)
+        await pods.create(held, queue=True)
+        for wanted in (running, overdue):
+            await pods.runs(wanted)
+        await pods.stop()
+        await asyncio.sleep(1.0)
+        async with pods_rig(tmp_path, limits, cluster=pods.cluster) as later:
+            found = later.worker(done.name)
+            assert found is not None
+            assert (found.identity, found.uid, found.exit_code, found.cause) == (done.identity, done.uid, 3, Cause.EXIT_CODE)
+            assert (await later.create(spec("more"))).no_room
+            waits = later.worker(held.identity.name)
+            assert waits is not None
+            assert (waits.held, later.fleet.places()) == (True, {held.identity.name: 1})
+            assert (await later.ends(overdue)).cause is Cause.TIMEOUT
+            assert (await later.ends(held)).state is State.SUCCEEDED
+            assert len(pods.cluster.storage.all(PODS)) == 4
+        await pods.start()
+
+
+async def test_many_are_created_at_once(tmp_path: Path) -> None:
+    """Several creations are under way at a time, each once; status is answered from memory and asks the cluster nothing."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        pods.cluster.faults.stall(creations)
+        specs = [spec(index=index, count=100) for index in range(1, 101)]
+        creating = asyncio.create_task(pods.create(*specs))
+        await until(lambda: pods.created() > 8)
+        pods.cluster.faults.resume()
+        assert len((await creating).created) == pods.created() == 100
+        await until(lambda: all((w := pods.worker(s.identity.name)) is not None and w.state is State.RUNNING for s in specs))
+        asked = len(pods.cluster.requests)
+        for _ in range(20):
+            assert (await pods.fleet.select("", "", None, 500)).counts[State.RUNNING] == 100
+        assert len(pods.cluster.requests) == asked
+
+
+async def test_a_pod_with_our_labels_that_is_none_of_ours_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody copied the labels, or tore the annotations off: it is said once, and it is nobody's worker."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        labels = {"ottoscaler.io/instance": "ottoscaler", "app.kubernetes.io/component": "worker"}
+        body = {"metadata": {"name": "stranger", "labels": labels}, "spec": {"containers": [{"name": "worker", "image": "x"}]}}
+        await pods.client.create(kinds.PODS, body)
+        await pods.create(spec())
+        await until(lambda: any(record.message == "scaler.pod.unreadable" for record in caplog.records))
+        assert pods.worker("stranger") is None
+        assert pods.pod("stranger")
