@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import load_kube_config
-from kubernetes.aio.config.exec_provider import ExecProvider
-from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
+from otto_kubekit.bare import bare
 from otto_kubekit.errors import ConfigurationError
 from otto_kubekit.settings import KubeSettings
+
+with bare("kubernetes", "kubernetes.aio", "kubernetes.aio.config"):
+    from kubernetes.aio.client.configuration import Configuration
+    from kubernetes.aio.client.rest import RESTClientObject
+    from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 IDLE_CONNECTION = 30.0
@@ -99,6 +100,9 @@ async def load(settings: KubeSettings, environ: Mapping[str, str] | None = None,
     if not settings.config and environ.get("KUBERNETES_SERVICE_HOST") and _is_there(service_account):
         return await _in_cluster(service_account, environ)
     paths = _kubeconfigs(settings.config or environ.get("KUBECONFIG") or "~/.kube/config", hint=not settings.config)
+    with bare("kubernetes", "kubernetes.aio"):
+        # Here, because only who has a kubeconfig needs what it brings: pydantic and YAML, 14 MB.
+        from kubernetes.aio.config import load_kube_config
     configuration = Configuration()
     try:
         loader = await load_kube_config(  # type: ignore[no-untyped-call] # kubernetes has no types here
@@ -162,6 +166,8 @@ async def _check_plugin(loader: Any, configuration: Configuration) -> None:
     plugin = _plugin(loader)
     if plugin is None or configuration.api_key or configuration.cert_file:
         return
+    from kubernetes.aio.config.exec_provider import ExecProvider  # as `load_kube_config`, which has imported it already
+
     try:
         await ExecProvider(plugin).run()  # type: ignore[no-untyped-call] # as above
     except Exception as error:

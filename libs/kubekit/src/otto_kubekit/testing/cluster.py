@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,8 +36,8 @@ class FakeCluster:
     `cluster.script = lambda pod, container: Script(lines=["hello"], runs=0.1)` or `… : local_process`. `faults` has what can go wrong.
     """
 
-    def __init__(self, bookmarks: float = 0.5) -> None:
-        """`bookmarks` are the seconds between bookmarks of a silent watch (a real server: 60)."""
+    def __init__(self, bookmarks: float = 0.5, tls: ssl.SSLContext | None = None) -> None:
+        """`bookmarks` are the seconds between bookmarks of a silent watch (a real server: 60); without `tls` it speaks plain HTTP."""
         self.storage = Storage()
         self.resources = Resources()
         self.verbs = Verbs(self.storage, self.resources)
@@ -45,6 +46,7 @@ class FakeCluster:
         self.faults = Faults()
         self.api = Api(self.storage, self.resources, self.verbs, self.kubelet, self.faults, bookmarks)
         self.url = ""
+        self._tls = tls
         self._port = 0
         self._runner: web.AppRunner | None = None
         self._controlling: asyncio.Task[None] | None = None
@@ -67,14 +69,14 @@ class FakeCluster:
     async def start(self) -> None:
         """Listens, after `stop` again on the same port; what is stored is still there."""
         self.api.closing = asyncio.Event()
-        self._runner = web.AppRunner(self.api.application(), access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(self.api.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         await self._runner.setup()
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
-        await web.SockSite(self._runner, listener).start()
+        await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
         self._port = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     async def stop(self) -> None:
         """The API server goes away: connections are refused, open ones are cut."""
