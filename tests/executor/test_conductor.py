@@ -20,11 +20,13 @@ from otto_executor.errors import (
     WorkersUnavailableError,
 )
 from otto_executor.orders import Created, Order, Refused
+from otto_executor.outside import Understand
 from otto_executor.progress import Progress
 from otto_executor.retention import Keeping
 from otto_executor.retry import Failure, FailureCause, RetryPolicy
 from otto_executor.runner import Means, Watch
 from otto_executor.stage import RunCondition, StageSpec, StageStatus, StageType
+from otto_executor.stores import Outside, RunStore
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash, CrashingStore, MemoryStore
 
@@ -34,13 +36,14 @@ PATIENCE = Patience(infrastructure=RetryPolicy(retries=2, delay=0.01), grace=0.0
 @asynccontextmanager
 async def process(
     fleet: Fleet,
-    store: MemoryStore,
+    store: RunStore,
     crash: Crash | None = None,
     *,
     patience: Patience = PATIENCE,
     keeping: Keeping = Keeping(),  # noqa: B008  frozen
     max_active: int = 100,
     notice_after: float = 10.0,
+    outside: tuple[Outside, Understand] | None = None,
 ) -> AsyncIterator[Conductor]:
     """A conductor as one process runs it; ends abruptly with the block."""
     means = Means(
@@ -52,7 +55,7 @@ async def process(
         slowest_retry=0.1,
         notice_after=notice_after,
     )
-    conductor = Conductor(means, keeping, max_active)
+    conductor = Conductor(means, keeping, max_active, outside)
     task = asyncio.create_task(conductor.run(lambda: None), name="conductor")
     try:
         yield conductor

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otto_executor.approval import Approval, Decision
@@ -14,7 +14,7 @@ from otto_executor.retry import Failure, FailureCause
 from otto_executor.run_state import Cancellation, RunState, fresh
 from otto_executor.stage import Phase, StageSpec, StageState, StageStatus, StageType, Worker, WorkerStatus
 from otto_executor.stores.object_name import hashed_name, object_name
-from otto_executor.stores.packed_journal import LARGE, SMALL, Block, added, pack, unpack
+from otto_executor.stores.packed_journal import LARGE, SMALL, Block, added, bounded, pack, unpack
 from otto_executor.stores.packed_state import MOST_BYTES, pack_record, pack_state, unpack_record, unpack_state
 from otto_executor.stores.packing import DamagedError, filled, long_names, short_names, template
 
@@ -50,6 +50,7 @@ def _messages() -> st.SearchStrategy[list[Progress]]:
     return st.lists(one, min_size=1, max_size=30).map(lambda found: [replace(m, sequence=n) for n, m in enumerate(found, 7)])
 
 
+@settings(deadline=None)
 @given(_messages())
 def test_packed_messages_come_back(messages: list[Progress]) -> None:
     """Whatever messages say is the same after unpacking, with times in whole milliseconds."""
@@ -58,6 +59,7 @@ def test_packed_messages_come_back(messages: list[Progress]) -> None:
     assert unpack(block) == messages
 
 
+@settings(deadline=None)
 @given(_messages(), st.integers(1, 30))
 def test_messages_may_be_added_in_parts(messages: list[Progress], size: int) -> None:
     """Blocks that grew by and by hold the same as those that were made at once."""
@@ -78,6 +80,23 @@ def test_blocks_grow_and_are_put_together() -> None:
         added(blocks, [messages[0]])
 
 
+def test_messages_find_room_in_any_case() -> None:
+    """Where there is too little, words of the oldest are cut first, then the oldest are left out; the newest stay as they are."""
+    draw = random.Random(1)
+    words = ["".join(chr(draw.randrange(97, 123)) for _ in range(2000)) for _ in range(3 * SMALL)]
+    messages = [Progress(n, "a", StageStatus.FAILED, text, at=n, error=text) for n, text in enumerate(words, 1)]
+    blocks = added((), messages)
+    cut = bounded(blocks, 500_000)
+    found = [message for block in cut for message in unpack(block)]
+    assert sum(len(block.data) for block in cut) <= 500_000
+    assert [message.sequence for message in found] == [message.sequence for message in messages]
+    assert len(found[0].message) < 2000
+    assert found[-SMALL:] == messages[-SMALL:]
+    assert bounded(blocks, 200_000)[-1:] == blocks[-1:]
+    assert bounded(blocks, 1000) == blocks[-1:]
+    assert bounded(blocks, 10_000_000) == blocks
+
+
 @pytest.mark.parametrize("data", ["", "no base64 …", "AAAA", "eJwDAAAAAAE="], ids=["empty", "text", "bytes", "nothing"])
 def test_damaged_text_is_told(data: str) -> None:
     """What was not packed here is refused as damaged."""
@@ -89,12 +108,14 @@ def test_damaged_text_is_told(data: str) -> None:
         unpack_record(data)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_numbers_of_texts_come_back(text: str) -> None:
     """A text without its numbers and those give the text again, leading zeros and long numbers too."""
     assert filled(*template(text)) == text
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=5) | st.tuples(TEXTS, st.integers(0, 12)).map(lambda t: [f"{t[0]}{n}" for n in range(1, t[1])]))
 def test_short_names_come_back(names: list[str]) -> None:
     """Names in short are the same names."""
@@ -182,6 +203,7 @@ def test_an_id_that_can_be_a_name_is_one(pipeline_id: str) -> None:
     assert object_name(pipeline_id) == pipeline_id
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=90).filter(lambda text: text.isprintable()))
 def test_any_id_has_a_name(pipeline_id: str) -> None:
     """It is a DNS label, always the same, and no other id's: not even that of an id that looks like it."""

@@ -25,11 +25,16 @@ from otto_executor.run_state import Cancellation, fresh
 from otto_executor.stage import ExtraContainer, Secret, StageSpec, StageStatus, Worker, WorkerStatus
 from otto_executor.stores import Key, RunStore, StoredRun, Workspace
 from otto_executor.stores.sqlite import SqliteStore, open_store
+from otto_executor.testing.cluster import fake_cluster, store_in
 from otto_executor.testing.store import MemoryStore
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "kubernetes"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunStore]:
+    if request.param == "kubernetes":
+        async with fake_cluster() as cluster, store_in(cluster) as kept:
+            yield kept
+        return
     made: RunStore = MemoryStore() if request.param == "memory" else await open_store(tmp_path / "runs.sqlite")
     yield made
     await made.close()
@@ -224,7 +229,7 @@ async def test_a_killed_process_leaves_everything_it_saved(tmp_path: Path) -> No
     path = tmp_path / "runs.sqlite"
     script = """
 import asyncio, pathlib, sys
-sys.path.insert(0, sys.argv[2])
+sys.path.append(sys.argv[2])  # at the end: requests.py beside it is not the package
 from test_stores import message, record
 from otto_executor.stores.sqlite import open_store
 

@@ -50,7 +50,8 @@ def test_what_a_client_sent_can_be_read_and_applied_again() -> None:
     _, request = understood(SPEC, "p", Settings(), "")
     spec = spec_of(request)
     assert spec["stages"][0]["type"] == "BUILD"
-    assert understood(spec, "p", Settings(), "")[1] == request
+    again = understood(spec, "p", Settings(), "")[1]
+    assert PipelineRequest.FromString(again) == PipelineRequest.FromString(request)  # the order of maps differs
     assert spec_of(b"\0\xff") == {}
 
 

@@ -149,6 +149,25 @@ EXECUTOR: dict[str, Words] = {
         "실행 기록 {path} 오류: {reason}. 파이프라인은 복구될 때까지 기다렸다가 이어감",
     ),
     "executor.store.works_again": Words("The memory of runs {path} works again", "실행 기록 {path} 복구됨"),
+    "executor.store.synced": Words("The cluster's PipelineRuns are known: {count}", "클러스터의 PipelineRun {count}개 파악됨"),
+    "executor.store.watch_interrupted": Words(
+        "Watching PipelineRuns was interrupted, trying again: {reason}", "PipelineRun 감시가 중단되어 다시 시도함: {reason}"
+    ),
+    "executor.arrival.refused": Words("PipelineRun {run} is refused: {reason}", "PipelineRun {run} 거부됨: {reason}"),
+    "executor.arrival.delayed": Words(
+        "PipelineRun {run} can't be begun now, trying again: {reason}", "PipelineRun {run}을(를) 지금 시작할 수 없어 다시 시도함: {reason}"
+    ),
+    "executor.departure.delayed": Words(
+        "Pipeline {pipeline}, whose PipelineRun was deleted, can't be cleaned up after now, trying again: {reason}",
+        "PipelineRun이 삭제된 파이프라인 {pipeline}을(를) 지금 정리할 수 없어 다시 시도함: {reason}",
+    ),
+    "executor.run.deleted": Words(
+        "Pipeline {pipeline} is gone: its PipelineRun was deleted", "파이프라인 {pipeline} 제거됨: PipelineRun이 삭제됨"
+    ),
+    "executor.run.gone": Words(
+        "The PipelineRun of pipeline {pipeline} vanished while it went on; its workers are stopped",
+        "진행 중인 파이프라인 {pipeline}의 PipelineRun이 사라져 워커를 중지함",
+    ),
     "executor.runs.unknown": Words(
         "The unfinished pipelines can't be read now, trying again: {reason}",
         "끝나지 않은 파이프라인을 지금 읽을 수 없어 다시 시도함: {reason}",
@@ -168,8 +187,8 @@ EXECUTOR: dict[str, Words] = {
     "executor.watch.synced": Words("All workers known: {workers} of pipelines", "모든 워커 파악됨: 파이프라인 워커 {workers}개"),
     "executor.watch.interrupted": Words("Watching workers was interrupted: {reason}", "워커 감시가 중단됨: {reason}"),
     "executor.worker.stray": Words(
-        "Workers of stage {stage} of the ended pipeline {pipeline} were stopped",
-        "종료된 파이프라인 {pipeline}의 스테이지 {stage} 워커를 중지함",
+        "Workers of stage {stage} of pipeline {pipeline}, which has ended or is gone, were stopped",
+        "종료되거나 사라진 파이프라인 {pipeline}의 스테이지 {stage} 워커를 중지함",
     ),
     "executor.release.retried": Words(
         "The scaler was not told yet that the ends of {count} workers are stored: {reason}",

@@ -8,6 +8,7 @@ import msgspec
 
 from otto_executor.app import executor_component
 from otto_executor.settings import DEFAULTS, Settings
+from otto_kubekit.settings import KubeSettings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
 from otto_runtime.settings import RuntimeSettings
@@ -15,8 +16,8 @@ from otto_runtime.settings import RuntimeSettings
 
 def compose(settings: Sequence[msgspec.Struct]) -> Compose:
     """The executor's component for the settings that were read."""
-    own = cast("Settings", settings[1])
-    return lambda _address, _runtime: [executor_component(own)]
+    own, kube = cast("Settings", settings[1]), cast("KubeSettings", settings[2])
+    return lambda _address, _runtime: [executor_component(own, kube=kube)]
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
         description="Serves PipelineService. Everything is set by OTTO_* environment variables; the README lists them.",
     )
     parser.parse_args()
-    return launch("pipeline-executor", {"OTTO": RuntimeSettings, "OTTO_EXECUTOR": Settings}, compose, DEFAULTS)
+    return launch("pipeline-executor", {"OTTO": RuntimeSettings, "OTTO_EXECUTOR": Settings, "OTTO_KUBE": KubeSettings}, compose, DEFAULTS)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A run's account of itself: turns its state into numbered messages."""
 
+from dataclasses import replace
+
 from otto_executor import attempt
 from otto_executor.approval import in_words
 from otto_executor.definition import Definition
@@ -10,18 +12,28 @@ from otto_executor.stage import CHECKOUT, StageSpec, StageState, StageStatus, Wo
 
 
 class Account:
-    """Collects what a run says; each message takes the next sequence of the state."""
+    """Collects what a run says; each message takes the next sequence of the state when it is taken."""
 
     def __init__(self, definition: Definition, state: RunState) -> None:
         """Speaks of `state`, and notes in each stage's state what was said of it last."""
         self._specs = {stage.stage_id: stage for stage in definition.stages}
         self._state = state
         self._collected: list[Progress] = []
+        self._passing: dict[str, Progress] = {}
+        """What was collected last of how far stages have come: nobody needs it once there is more to say of that."""
 
     def take(self) -> tuple[Progress, ...]:
         """What was said since the last call."""
-        collected, self._collected = tuple(self._collected), []
-        return collected
+        first = self._state.sequence + 1
+        taken = tuple(replace(progress, sequence=number) for number, progress in enumerate(self._collected, first))
+        self._state.sequence += len(taken)
+        self._collected, self._passing = [], {}
+        return taken
+
+    @property
+    def speaks(self) -> bool:
+        """Whether anything was said since it was taken last."""
+        return bool(self._collected)
 
     def begun(self, definition: Definition, now: float) -> None:
         """Says that a run was accepted, what it keeps of another one, and what its stages wait for.
@@ -45,10 +57,10 @@ class Account:
         began = now if state.attempt_started_at is None else state.attempt_started_at
         until = now if state.ended_at is None else state.ended_at
         failure = state.failure
-        self._state.sequence += 1
+        self._passing.pop(stage_id, None)
         self._collected.append(
             Progress(
-                sequence=self._state.sequence,
+                sequence=0,
                 stage_id=stage_id,
                 status=status,
                 message=state.message,
@@ -100,7 +112,10 @@ class Account:
             if any(worker.status is not WorkerStatus.PENDING for worker in state.workers.values()):
                 self.stage(stage_id, StageStatus.RUNNING, words, now)
         elif share(ended, spec.workers) != state.percentage:
+            if (passed := self._passing.get(stage_id)) is not None:
+                self._collected.remove(passed)
             self.stage(stage_id, StageStatus.RUNNING, words, now)
+            self._passing[stage_id] = self._collected[-1]
         else:
             state.message = shortened(words)
 
@@ -127,10 +142,9 @@ class Account:
         failure = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
         if failure is None and status is StageStatus.CANCELLED and state.cancellation is not None:
             failure = state.cancellation.failure
-        state.sequence += 1
         self._collected.append(
             Progress(
-                sequence=state.sequence,
+                sequence=0,
                 stage_id="",
                 status=status,
                 message=shortened(words),

@@ -1,22 +1,28 @@
 """The composition root: settings → store, channel to the scaler → conductor → servicer."""
 
 import random
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc.aio
 
 from otto_executor.conductor import Conductor
 from otto_executor.decisions import Patience
+from otto_executor.definition import Definition
 from otto_executor.errors import ExecutorError, StoreUnusableError
 from otto_executor.retention import Keeping
 from otto_executor.retry import RetryPolicy
 from otto_executor.runner import Means, Watch
 from otto_executor.service import PipelineService
 from otto_executor.settings import Settings
-from otto_executor.stores import RunStore
+from otto_executor.stores import Outside, RunStore
 from otto_executor.stores.sqlite import open_store
+from otto_executor.translate_spec import spec_of, understood
 from otto_executor.workers import ScalerWorkers
+from otto_kubekit.errors import ConfigurationError
+from otto_kubekit.settings import KubeSettings
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
@@ -25,20 +31,16 @@ from ottoscaler.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_
 
 
 @asynccontextmanager
-async def executor_component(settings: Settings, scaler_address: str = "") -> AsyncIterator[Component]:
-    """PipelineService over the SQLite store. `scaler_address` wins over the settings'.
+async def executor_component(settings: Settings, scaler_address: str = "", kube: KubeSettings | None = None) -> AsyncIterator[Component]:
+    """PipelineService over the store that the settings name; `kube` says which cluster. `scaler_address` wins over the settings'.
 
     Raises StartError when the memory of runs can't be opened.
     """
     async with AsyncExitStack() as stack:
-        try:
-            store: RunStore = await open_store(settings.database)
-        except StoreUnusableError as error:
-            raise StartError(str(error)) from error
-        stack.push_async_callback(store.close)
+        store, outside = await _opened(settings, kube or KubeSettings(), stack)
         scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
         channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
-        conductor = conductor_over(settings, store, channel)
+        conductor = conductor_over(settings, store, channel, outside)
         servicer = PipelineService(conductor, settings)
 
         def register(server: grpc.aio.Server) -> None:
@@ -53,7 +55,27 @@ async def executor_component(settings: Settings, scaler_address: str = "") -> As
         )
 
 
-def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channel) -> Conductor:
+async def _opened(settings: Settings, kube: KubeSettings, stack: AsyncExitStack) -> tuple[RunStore, Outside | None]:
+    """The store, closed by `stack`, and what others do with it, where they can."""
+    if settings.store == "kubernetes":
+        from otto_executor.stores.kubernetes import kubernetes_store  # only where there is a cluster: these cost 20 MB
+        from otto_kubekit.connecting import connect
+
+        try:
+            client = await stack.enter_async_context(connect(kube, settings.namespace))
+        except ConfigurationError as error:
+            raise StartError(f"the cluster that is to keep the runs can't be used: {error}") from error
+        kept = await stack.enter_async_context(kubernetes_store(client, settings.instance, spec_of))
+        return kept, kept.outside
+    try:
+        store: RunStore = await open_store(settings.database)
+    except StoreUnusableError as error:
+        raise StartError(str(error)) from error
+    stack.push_async_callback(store.close)
+    return store, None
+
+
+def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channel, outside: Outside | None = None) -> Conductor:
     """The conductor that the settings describe."""
     infrastructure = RetryPolicy(retries=settings.infrastructure_retries, delay=settings.infrastructure_retry_delay, multiplier=2.0)
     means = Means(
@@ -73,4 +95,8 @@ def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channe
         count=settings.run_retention_count,
         sweep=settings.retention_interval,
     )
-    return Conductor(means, keeping, settings.max_active_pipelines)
+
+    def read(spec: Mapping[str, Any], pipeline_id: str) -> tuple[Definition, bytes]:
+        return understood(spec, pipeline_id, settings, f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
+
+    return Conductor(means, keeping, settings.max_active_pipelines, None if outside is None else (outside, read))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from otto_executor.errors import (
     NotRepeatableError,
     PipelineExistsError,
     PipelineNotFoundError,
+    RunGoneError,
     RunUnreadableError,
     StoreUnavailableError,
     TooManyRunsError,
@@ -23,14 +24,16 @@ from otto_executor.errors import (
     WorkspaceGoneError,
 )
 from otto_executor.orders import Synced, WorkerReport
+from otto_executor.outside import Comings, Understand
 from otto_executor.progress import Progress, seconds
 from otto_executor.releases import Releases
 from otto_executor.rerun import Rerun, kept_stages, left_files, repetition
 from otto_executor.retention import Keeping, Retention
 from otto_executor.run import Run
 from otto_executor.runner import Means, Runner
-from otto_executor.stage import StageState, StageStatus
-from otto_executor.stores import Key, StoredRun, Summary, Workspace, summary
+from otto_executor.stage import Phase, StageState, StageStatus
+from otto_executor.stores import Arrival, Key, Outside, StoredRun, Summary, Workspace, summary
+from otto_executor.strays import Strays
 from otto_runtime.tasks import Backoff, owned
 
 log = logging.getLogger(__name__)
@@ -44,8 +47,8 @@ START_PATIENCE = 10.0
 class Conductor:
     """Every run that goes on, and the memory of those that ended."""
 
-    def __init__(self, means: Means, keeping: Keeping, max_active: int) -> None:
-        """`max_active` runs may be unfinished at a time."""
+    def __init__(self, means: Means, keeping: Keeping, max_active: int, outside: tuple[Outside, Understand] | None = None) -> None:
+        """`max_active` runs may be unfinished at a time. `outside` is where others put runs in and take them out, and how they are read."""
         self._releases = Releases(means.store, means.workers)
         self._means = replace(means, rewatch=self.rewatch, release=self._releases.add)
         self._store = means.store
@@ -56,9 +59,12 @@ class Conductor:
         self._group: asyncio.TaskGroup | None = None
         self._accepting = asyncio.Event()
         self._rewatching: asyncio.Timeout | None = None
-        self._strays: set[tuple[str, str]] = set()
+        self._strays = Strays(means.store, means.workers)
         self._unreadable: dict[str, RunUnreadableError] = {}
         """Unfinished runs that nobody drives, because what is kept of them can't be understood."""
+        self._outside = outside
+        self._endings = asyncio.Event()
+        """Set when a run is not driven any more, and then replaced."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Goes on with unfinished runs and drives all others, until cancelled; runs stay as they are stored then.
@@ -71,6 +77,9 @@ class Conductor:
                 self._accepting.set()
                 self._group.create_task(self._retention.run(), name="retention")
                 self._group.create_task(self._releases.run(), name="release workers")
+                if self._outside is not None:
+                    comings = Comings(*self._outside, self, self._store, self._means.workers)
+                    self._group.create_task(comings.run(), name="runs from outside")
                 await self._watch(ready)
         finally:
             self._accepting.clear()
@@ -195,6 +204,33 @@ class Conductor:
         run = Run(record.definition, record.state, self._means.patience, self._means.draw)
         return run.approve(stage_id, decision, user, comment, self._means.clock())
 
+    # What others do with the memory of runs
+
+    async def adopt(self, arrival: Arrival, definition: Definition, request: bytes) -> None:
+        """See Host."""
+        assert self._outside is not None
+        outside = self._outside[0]
+        await self._begin(definition, request, keep=lambda record, progress: outside.accept(arrival, record, progress))
+
+    async def take_up(self, pipeline_id: str) -> None:
+        """See Host."""
+        if pipeline_id in self._active:
+            return
+        try:
+            record = await self._store.load(pipeline_id)
+        except RunUnreadableError as error:
+            self._leave_alone(error)
+            return
+        if record is not None and not record.state.ended and pipeline_id not in self._active:
+            self._drive(Runner(record, self._means))
+
+    async def end(self, pipeline_id: str, words: str) -> None:
+        """See Host."""
+        self._unreadable.pop(pipeline_id, None)
+        self.cancel_later(pipeline_id, words)
+        while pipeline_id in self._active:
+            await self._endings.wait()
+
     # How it goes on
 
     async def _ready(self) -> asyncio.TaskGroup:
@@ -256,7 +292,12 @@ class Conductor:
             await backoff.wait()
 
     async def _begin(
-        self, definition: Definition, request: bytes, kept: Mapping[str, StageState] | None = None, takes_workspace_of: str = ""
+        self,
+        definition: Definition,
+        request: bytes,
+        kept: Mapping[str, StageState] | None = None,
+        takes_workspace_of: str = "",
+        keep: Callable[[StoredRun, Sequence[Progress]], Awaitable[None]] | None = None,
     ) -> None:
         found = await self._store.summary(definition.pipeline_id)
         if found is not None:
@@ -270,7 +311,8 @@ class Conductor:
         step = run.take()
         assert step is not None
         record = StoredRun(definition, request, run.state)
-        await self._store.create(record, step.progress, takes_workspace_of=takes_workspace_of)
+        keep = keep or partial(self._store.create, takes_workspace_of=takes_workspace_of)
+        await keep(record, step.progress)
         log.info("executor.run.begun", extra={"pipeline": definition.pipeline_id, "stages": len(definition.stages)})
         runner = Runner(record, self._means)
         runner.begun(step.progress)
@@ -286,8 +328,15 @@ class Conductor:
             await runner.drive()
         except RunUnreadableError as error:
             self._leave_alone(error)
+        except RunGoneError:
+            log.warning("executor.run.gone", extra={"pipeline": runner.pipeline_id})
+            for stage_id, stage in runner.record.state.stages.items():
+                if self._group is not None and stage.phase in {Phase.STARTING, Phase.RUNNING, Phase.STOPPING}:
+                    self._strays.left(self._group, runner.pipeline_id, stage_id)
         finally:
             del self._active[runner.pipeline_id]
+            endings, self._endings = self._endings, asyncio.Event()
+            endings.set()
         definition, state = runner.record.definition, runner.record.state
         if state.ended_at is not None:
             self._retention.ended(Workspace(state.ended_at, runner.pipeline_id, definition.workspace))
@@ -327,10 +376,10 @@ class Conductor:
                 runner = self._active.get(event.pipeline_id)
                 if runner is not None:
                     runner.report(event)
-                elif not event.status.ended:
-                    self._stray(event)
-                else:
+                elif event.status.ended:
                     self._releases.left_over(event)
+                elif self._group is not None:
+                    self._strays.seen(self._group, event.pipeline_id, event.stage_id)
                 continue
             watch.synced = True
             backoff.reset()
@@ -339,29 +388,6 @@ class Conductor:
             log.info("executor.watch.synced", extra={"workers": sum(map(len, present.values()))})
             present = {}
             ready()
-
-    def _stray(self, report: WorkerReport) -> None:
-        """Stops a live worker of a run that does not go on here, if that run has ended; others are left alone."""
-        key = (report.pipeline_id, report.stage_id)
-        if key in self._strays or self._group is None:
-            return
-        self._strays.add(key)
-        self._group.create_task(self._stop_stray(*key), name=f"stop stray {key}")
-
-    async def _stop_stray(self, pipeline_id: str, stage_id: str) -> None:
-        backoff = Backoff(0.5, 10.0)
-        try:
-            for _ in range(10):
-                try:
-                    found = await self._store.summary(pipeline_id)
-                    if found is not None and found.ended_at is not None:
-                        await self._means.workers.stop(pipeline_id, stage_id, "its pipeline has ended")
-                        log.warning("executor.worker.stray", extra={"pipeline": pipeline_id, "stage": stage_id})
-                    return
-                except (WorkersUnavailableError, StoreUnavailableError):
-                    await backoff.wait()
-        finally:
-            self._strays.discard((pipeline_id, stage_id))
 
 
 def _cancelled(run: Run, words: str, now: float) -> Summary:

@@ -35,6 +35,7 @@ class Order:
     """Whether the workers have to check the repository out; otherwise they are only told its name."""
     traceparent: str
     triggered_by: str
+    owner: Owner | None = None
 
     @classmethod
     def of(cls, definition: Definition, stage: StageSpec, attempt: int) -> Self:

@@ -58,6 +58,16 @@ class Run:
         """What the inputs since the last call have changed; None if nothing that has to be stored."""
         return self._course.take()
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is something that has to be stored."""
+        return self._course.changed or self._course.account.speaks
+
+    @property
+    def urgent(self) -> bool:
+        """Whether that includes a start, an end or a decision."""
+        return self._course.edge
+
     def undo(self, before: RunState) -> None:
         """Takes back what has happened since `state` was a copy of `before`: it could not be stored. `take` was called after it."""
         self._course.undo(before)

@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from otto_executor.clocks import Clock
@@ -20,6 +21,7 @@ from otto_executor.decisions import Action, Kind, Patience, Step
 from otto_executor.errors import (
     NoRoomError,
     NotReadyError,
+    RunGoneError,
     RunUnreadableError,
     SaveConflictError,
     StoreUnavailableError,
@@ -112,6 +114,7 @@ class Runner:
         self._acting: dict[Action, _Acting] = {}
         self._ends: list[WorkerReport] = []
         self._wake = asyncio.Event()
+        self._saved_at = -inf
         self._over = False
         self._crashed = False
 
@@ -155,7 +158,7 @@ class Runner:
     async def drive(self) -> None:
         """Until the run has ended or somebody else has taken it over. Cancellation leaves it as it is stored.
 
-        Raises RunUnreadableError when it has to be loaded again and can't be understood.
+        Raises RunUnreadableError when it has to be loaded again and can't be understood, RunGoneError when it is not kept any more.
         """
         backoff = Backoff(0.2, 60.0)
         try:
@@ -165,7 +168,7 @@ class Runner:
                     return
                 except Exception as error:
                     cause = single(error)
-                    if isinstance(cause, RunUnreadableError):
+                    if isinstance(cause, RunUnreadableError | RunGoneError):
                         raise cause from error
                     if isinstance(cause, SaveConflictError):
                         log.error("executor.run.taken_over", extra={"pipeline": self.pipeline_id})  # noqa: TRY400  expected between replicas, the place tells nothing
@@ -189,7 +192,7 @@ class Runner:
                 self._commands.refuse(error.again)
                 await self._commands.come(self._means.slowest_retry)
         if record is None:
-            raise SaveConflictError(self.pipeline_id)
+            raise RunGoneError(self.pipeline_id)
         self._record = record
         self.journal.add(missing)
         self._acting, self._outcomes, self._inbox, self._ends = {}, deque(), _Inbox(), []
@@ -206,6 +209,9 @@ class Runner:
             while True:
                 self._wake.clear()
                 self._take_in(run, clock)
+                if rest := self._rests(run):
+                    await self._sleep(run, rest)
+                    continue
                 step = run.take()
                 if step is not None:
                     await self._commit(step)
@@ -270,11 +276,18 @@ class Runner:
                     self.journal.hold_up(_held_up(error), self._means.clock())
                 self._commands.refuse(error.again)
             await self._commands.come(backoff.next_delay())
+        self._saved_at = self._means.steady()
         self.journal.add(step.progress)
 
-    async def _sleep(self, run: Run) -> None:
+    def _rests(self, run: Run) -> float:
+        """Seconds that what has changed may wait to be stored together with what follows, if nobody waits for it; 0: it may not."""
+        if not run.unsaved or run.urgent or self._commands or run.wanted() - self._acting.keys():
+            return 0.0
+        return max(0.0, self._saved_at + self._means.store.pause(self.pipeline_id) - self._means.steady())
+
+    async def _sleep(self, run: Run, longest: float = LONGEST_SLEEP) -> None:
         due = run.wake_at(watching=self._means.watch.synced)
-        delay = LONGEST_SLEEP if due is None else min(max(0.0, due - self._means.clock()), LONGEST_SLEEP)
+        delay = longest if due is None else min(max(0.0, due - self._means.clock()), longest)
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
@@ -329,7 +342,7 @@ class Runner:
         self._wake.set()
 
     async def _start(self, run: Run, action: Action) -> Callable[[Run, float], None]:
-        outcome = await self._means.workers.start(run.order(action.stage_id))
+        outcome = await self._means.workers.start(replace(run.order(action.stage_id), owner=self._record.owner))
         watch = self._means.watch.number
         return lambda r, now: r.started(action.stage_id, action.attempt, outcome, now, watch)
 

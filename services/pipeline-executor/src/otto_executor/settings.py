@@ -1,13 +1,21 @@
 """Settings of the pipeline-executor."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 DEFAULTS = {"OTTO_LISTEN": "127.0.0.1:9091", "OTTO_METRICS_LISTEN": "127.0.0.1:9465"}
 """Where the executor listens when it runs apart, so that all three can on one machine."""
+
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _instance(text: str) -> None:
+    if not _INSTANCE.fullmatch(text):
+        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -16,6 +24,21 @@ class Settings(msgspec.Struct, frozen=True):
     scaler_address: Annotated[str, Meta(min_length=1, description="Host and port of the scaler. Standalone uses its own address.")] = (
         "127.0.0.1:9090"
     )
+    store: Annotated[
+        Literal["sqlite", "kubernetes"],
+        Meta(description="Where runs are kept: `sqlite`, a file of this machine, or `kubernetes`, PipelineRun objects of a cluster."),
+    ] = "sqlite"
+    namespace: Annotated[
+        str, Meta(description="Kubernetes: namespace of the PipelineRuns. Empty: that of the credentials, in a pod its own.")
+    ] = ""
+    instance: Annotated[
+        str,
+        Meta(
+            description="Kubernetes: name of this installation, as label `ottoscaler.io/instance` on its PipelineRuns. It leaves those "
+            "with another name alone; one without the label is taken by the first that sees it."
+        ),
+        _instance,
+    ] = "ottoscaler"
     database: Annotated[
         Path,
         Meta(description="SQLite file that keeps the runs; one executor per file. Standalone puts it into its state directory."),

@@ -149,6 +149,11 @@ def scale_up(order: Order) -> ScaleRequest:
     )
     if stage.cpu or stage.memory:
         request.worker.resources.CopyFrom(worker_pb2.Resources(cpu=stage.cpu, memory=stage.memory))
+    if order.owner is not None:
+        owner = order.owner
+        request.worker.owner.CopyFrom(
+            worker_pb2.OwnerReference(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
+        )
     if stage.grace is not None:
         request.worker.stop_grace_period.CopyFrom(_duration(stage.grace))
     if order.checkout:

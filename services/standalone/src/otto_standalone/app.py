@@ -51,7 +51,9 @@ def compose(settings: Sequence[msgspec.Struct]) -> Compose:
                     kube=cast("KubeSettings", kube),
                 ),
             ),
-            executor_component(replace(cast("ExecutorSettings", executor), database=state / "runs.sqlite"), address),
+            executor_component(
+                replace(cast("ExecutorSettings", executor), database=state / "runs.sqlite"), address, cast("KubeSettings", kube)
+            ),
             relay_component(replace(cast("RelaySettings", relay), workers_dir=workers, spool_dir=state / "spool"), address, address),
         ]
 

@@ -5,11 +5,12 @@ to nothing. tests/executor/test_packing.py holds 10,000 messages to some 50 KB.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from otto_executor.progress import Progress
+from otto_executor.progress import Progress, shortened
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageStatus, StageType
 from otto_executor.stores.packing import DamagedError, filled, holes, long_names, milliseconds, packed, short_names, template, unpacked
@@ -28,6 +29,7 @@ _TEXTS: dict[str, Callable[[str], Any]] = {
 }
 _TIMES = ("started_at", "ended_at")
 _FIELDS = ("workers", "message", "exit_code", *_NUMBERS, *_TEXTS, *_TIMES)
+_CUTS = (200, 40)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -180,6 +182,29 @@ def added(blocks: Sequence[Block], messages: Sequence[Progress]) -> tuple[Block,
         if len(few) == count and all(_size(block) == SMALL for block in few):
             kept[start : start + count] = [pack([message for block in few for message in unpack(block)])]
     return tuple(kept)
+
+
+def bounded(blocks: tuple[Block, ...], most: int) -> tuple[Block, ...]:
+    """The blocks in at most so many characters: of the oldest ones words are cut, then they are left out, which only happens after tens of
+    thousands of messages.
+    """
+    kept = list(blocks)
+    for cut in _CUTS:
+        for number, block in enumerate(kept[:-1]):
+            if _room(kept) <= most:
+                return tuple(kept)
+            kept[number] = pack([_short(message, cut) for message in unpack(block)])
+    while len(kept) > 1 and _room(kept) > most:
+        del kept[0]
+    return tuple(kept)
+
+
+def _room(blocks: Sequence[Block]) -> int:
+    return sum(len(block.data) for block in blocks)
+
+
+def _short(message: Progress, most: int) -> Progress:
+    return replace(message, message=shortened(message.message, most), error=shortened(message.error, most))
 
 
 def _size(block: Block) -> int:

@@ -1,0 +1,169 @@
+"""What others do with PipelineRuns: those that kubectl applied, those that it deleted, and those that we may have begun or not."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from otto_executor.errors import PipelineExistsError, RunGoneError, RunTooLargeError, SaveConflictError, StoreUnavailableError
+from otto_executor.progress import Progress, shortened
+from otto_executor.stores.kubernetes_objects import RunObjects
+from otto_executor.stores.kubernetes_picture import Known, Picture, ours
+from otto_executor.stores.pipelinerun import FINALIZER, REFUSED, WholeRun
+from otto_executor.stores.protocol import Arrival, Departure, Left, StoredRun
+
+MOST_WORDS = 32_000
+"""Characters of what is wrong with a spec."""
+AGAIN = 2.0
+"""Seconds after which an object is looked at again that could not be read."""
+
+
+class KubernetesOutside:
+    """The store's `Outside`. Level-triggered: what there is news of is looked at as it is by then."""
+
+    def __init__(
+        self,
+        objects: RunObjects,
+        picture: Picture,
+        instance: str,
+        body: Callable[[StoredRun, Sequence[Progress]], dict[str, Any]],
+        begun: Callable[[WholeRun, StoredRun, Sequence[Progress]], None],
+    ) -> None:
+        """`body` is a begun run's object, `begun` takes note of one."""
+        self._objects = objects
+        self._picture = picture
+        self._instance = instance
+        self._body = body
+        self._begun = begun
+        self._news: dict[str, Known | None] = {}
+        """Objects of which there is news, and how those were known last that are gone."""
+        self._any = asyncio.Event()
+        self._busy: set[str] = set()
+        """Objects that are being begun here, so that what the watch tells of them is no news."""
+        self._uncertain: dict[str, tuple[str, bool]] = {}
+        """Records that may have been written though it seemed that they were not, by object, and whether they are wanted all the same."""
+
+    def tell(self, name: str, was: Known | None = None) -> None:
+        """There is news of an object; `was` if it is gone."""
+        if name not in self._busy and (name not in self._news or was is not None):
+            self._news[name] = was
+            self._any.set()
+
+    def again(self, name: str) -> None:
+        """See Outside."""
+        self.tell(name)
+
+    @asynccontextmanager
+    async def beginning(self, name: str, record: str, *, wanted: bool) -> AsyncIterator[None]:
+        """While an object is begun. What is not answered may have happened: then it is taken back, or gone on with if it is `wanted`."""
+        self._busy.add(name)
+        self._uncertain[name] = (record, wanted)
+        try:
+            yield
+            del self._uncertain[name]
+        except (PipelineExistsError, RunTooLargeError, SaveConflictError):
+            del self._uncertain[name]
+            raise
+        finally:
+            self._busy.discard(name)
+            self.tell(name)
+
+    async def news(self) -> AsyncGenerator[Arrival | Left | Departure]:
+        """See Outside."""
+        while True:
+            self._any.clear()
+            while self._news:
+                name, was = next(iter(self._news.items()))
+                del self._news[name]
+                try:
+                    told = await self._told(name, was)
+                except StoreUnavailableError:
+                    asyncio.get_running_loop().call_later(AGAIN, self.tell, name, was)
+                    continue
+                if told is not None:
+                    yield told
+            await self._any.wait()
+
+    async def _told(self, name: str, was: Known | None) -> Arrival | Left | Departure | None:
+        known = self._picture.named(name)
+        if was is not None and (known is None or known.uid != was.uid):
+            if known is not None:
+                self.tell(name)
+            return Departure(was.pipeline_id, gone=True) if was.begun and not was.ended else None
+        if known is None:
+            return None
+        if name in self._uncertain:
+            return await self._settled(known)
+        if known.deleting:
+            return Departure(known.pipeline_id) if known.begun else None
+        if known.begun:
+            return None
+        found = await self._objects.get(name)
+        if found is None or found.record or found.status.state == REFUSED:
+            return None  # what was refused stays refused, whatever the settings are by then
+        return Arrival(name, found.metadata.uid, known.pipeline_id, found.spec)
+
+    async def _settled(self, known: Known) -> Left | None:
+        """What has become of a beginning that was not answered."""
+        found = await self._objects.get(known.name)
+        record, wanted = self._uncertain[known.name]
+        ours_after_all = found is not None and found.record == record
+        if ours_after_all and not wanted:
+            await self._objects.delete(known)
+            await self.let_go(known.pipeline_id)
+        del self._uncertain[known.name]
+        if ours_after_all and wanted:
+            return Left(known.pipeline_id)
+        self.tell(known.name)
+        return None
+
+    async def accept(self, arrival: Arrival, run: StoredRun, progress: Sequence[Progress]) -> None:
+        """See Outside."""
+        known = self._picture.named(arrival.name)
+        if known is None or known.uid != arrival.uid or known.begun or known.deleting:
+            raise SaveConflictError(f"{arrival.name} is gone or begun")
+        other = self._picture.of(run.definition.pipeline_id)
+        if other is not None and other.summary is not None:
+            raise PipelineExistsError(run.definition.pipeline_id, other.summary.status.lower(), ended=other.ended)
+        body = self._body(run, progress)
+
+        def begun(there: WholeRun) -> bool:
+            if there.record and there.record != body["record"]:
+                raise SaveConflictError(f"{arrival.name} was begun by somebody else")
+            if not ours(there.metadata, self._instance) or there.metadata.deletion_timestamp is not None:
+                raise SaveConflictError(f"{arrival.name} is not ours")
+            return bool(there.record)
+
+        change = {"metadata": body["metadata"], "record": body["record"]}
+        async with self.beginning(arrival.name, body["record"], wanted=True):
+            found = await self._objects.change(known, change, "", begun)
+        self._begun(found, run, progress)
+
+    async def answer(self, arrival: Arrival, state: str, words: str) -> None:
+        """See Outside."""
+        known = self._picture.named(arrival.name)
+        if known is None or known.uid != arrival.uid or known.begun:
+            return
+        change = {"status": {"state": state, "message": shortened(words, MOST_WORDS)}}
+        try:
+            found = await self._objects.change(known, change, "status", lambda there: bool(there.record))
+        except RunGoneError:
+            return
+        self._picture.put(Known.of(found.metadata, known.pipeline_id, found.status.memory))
+
+    async def let_go(self, pipeline_id: str) -> None:
+        """See Outside."""
+        known = self._picture.of(pipeline_id) or self._picture.damaged(pipeline_id)
+        if known is None:
+            return
+        found = await self._objects.get(known.name)
+        if found is not None and found.metadata.uid == known.uid:
+            left = [finalizer for finalizer in found.metadata.finalizers if finalizer != FINALIZER]
+            at = replace(known, resource_version=found.metadata.resource_version)
+            try:
+                change = {"metadata": {"finalizers": left}}
+                await self._objects.change(at, change, "", lambda there: FINALIZER not in there.metadata.finalizers)
+            except RunGoneError:
+                pass
+        self._picture.gone(known.name, known.uid)
