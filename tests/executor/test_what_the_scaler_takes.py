@@ -67,6 +67,28 @@ def test_sources_that_git_would_not_be_given_are_named(repository: str, commit: 
     assert problems(request("p", "s", repository, commit)) == fields
 
 
+@pytest.mark.parametrize(
+    ("repository", "config", "named", "optional"),
+    [
+        ("", {}, True, True),
+        ("https://h/r", {}, True, False),
+        ("", {"otto.workspace": "shared"}, True, False),
+        ("https://h/r", {"otto.workspace": "own"}, False, False),
+    ],
+    ids=["nothing said", "repository", "shared", "own"],
+)
+def test_only_who_needs_a_shared_workspace_is_refused_where_there_is_none(
+    repository: str, config: dict[str, str], named: bool, optional: bool
+) -> None:
+    """Stages that work in a checkout, or ask for a shared one; all others can do without, and so a cluster needs no storage for them."""
+    asked = request("p", "s", repository)
+    asked.stages[0].config.update(config)
+    definition = read(asked, Settings(), "").definition
+    [stage] = [stage for stage in definition.stages if stage.stage_id == "s"]
+    [spec] = workers_wanted(scale_up(Order.of(definition, stage, 1)), BOUNDS, lambda _: []).specs
+    assert (bool(spec.identity.workspace), spec.workspace_optional) == (named, optional)
+
+
 @settings(max_examples=300, deadline=None)
 @given(IDS, IDS, SOURCES, SOURCES)
 def test_no_accepted_pipeline_is_refused_later(pipeline_id: str, stage_id: str, repository: str, commit: str) -> None:

@@ -304,7 +304,7 @@ def kill_workers(root: Path) -> None:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, backend: WorkerBackend | None = None, executor_address: str = "127.0.0.1:1"
+    settings: Settings, backend: WorkerBackend | None = None, executor_address: str = "127.0.0.1:1", kube: KubeSettings | None = None
 ) -> AsyncIterator[tuple[Any, grpc.aio.Channel, asyncio.Event]]:
     """The scaler on a port of its own: a stub, its channel, and the event that stops the server."""
     runtime = RuntimeSettings(listen="127.0.0.1:0", metrics_listen="off", stop_grace=2.0)
@@ -312,7 +312,7 @@ async def serving(
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def compose(_: str, __: RuntimeSettings) -> list[AbstractAsyncContextManager[Component]]:
-        return [scaler_component(settings, executor_address, backend)]
+        return [scaler_component(settings, executor_address, backend, kube)]
 
     server = asyncio.create_task(launch.host("scaler", runtime, compose, stop, address.set_result))
     either: list[asyncio.Future[Any]] = [server, address]

@@ -125,6 +125,8 @@ class StageSpec:
     secrets: tuple[Secret, ...] = ()
     working_directory: str = ""
     own_workspace: bool = False
+    shared_workspace: bool = False
+    """A shared one was asked for by name, so where there is none, one of its own will not do."""
     cpu: str = ""
     memory: str = ""
     extra_containers: tuple[ExtraContainer, ...] = ()

@@ -174,6 +174,7 @@ class _Stage:
             secrets=self._secrets(options),
             working_directory=self._working_directory(options),
             own_workspace=options.workspace == "own",
+            shared_workspace=options.workspace == "shared",
             cpu=stage.resources.cpu or options.cpu,
             memory=stage.resources.memory or options.memory,
             extra_containers=self._extra_containers(),

@@ -134,6 +134,8 @@ def scale_up(order: Order) -> ScaleRequest:
             secret_env=[worker_pb2.SecretEnv(name=s.name, secret=s.secret, key=s.key) for s in stage.secrets],
             timeout=_duration(stage.timeout),
             workspace=order.workspace,
+            # Stages of a repository work in its checkout. Others may leave each other files, but only who asks for it depends on that.
+            workspace_optional=bool(order.workspace) and not order.repository and not stage.shared_workspace,
             working_directory=stage.working_directory,
             pipeline_id=order.pipeline_id,
             stage_id=stage.stage_id,
