@@ -1,6 +1,7 @@
 """What every RunStore promises, on each of them; and what the SQLite file does when something is wrong with it."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from otto_executor.definition import Definition
 from otto_executor.errors import (
@@ -25,12 +27,21 @@ from otto_executor.run_state import Cancellation, fresh
 from otto_executor.stage import ExtraContainer, Secret, StageSpec, StageStatus, Worker, WorkerStatus
 from otto_executor.stores import Key, RunStore, StoredRun, Workspace
 from otto_executor.stores.sqlite import SqliteStore, open_store
-from otto_executor.testing.cluster import fake_cluster, store_in
+from otto_executor.testing.cluster import fake_cluster, real_cluster, store_in, store_over
 from otto_executor.testing.store import MemoryStore
 
+CRD = Path(__file__).parents[2] / "charts/ottoscaler/crds/pipelineruns.yaml"
+REAL = pytest.param("cluster", marks=[pytest.mark.cluster, pytest.mark.slow])
 
-@pytest.fixture(params=["memory", "sqlite", "kubernetes"])
+
+@pytest.fixture(params=["memory", "sqlite", "kubernetes", REAL])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunStore]:
+    if request.param == "cluster":
+        if not os.environ.get("OTTO_TEST_KUBECONFIG"):
+            pytest.skip("OTTO_TEST_KUBECONFIG names no cluster")
+        async with real_cluster(yaml.safe_load(CRD.read_text())) as client, store_over(client) as kept:
+            yield kept
+        return
     if request.param == "kubernetes":
         async with fake_cluster() as cluster, store_in(cluster) as kept:
             yield kept

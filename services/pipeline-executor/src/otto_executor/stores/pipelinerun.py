@@ -140,8 +140,8 @@ def readable_status(definition: Definition, state: RunState) -> dict[str, Any]:
         "stagesEnded": f"{sum(stage.ended for stage in state.stages.values())}/{len(state.stages)}",
         "message": shortened(_message(state, waiting), 1000) or None,
         "awaitingApproval": [shortened(stage_id, most) for stage_id in waiting] or None,
-        "startedAt": rfc3339(state.created_at),
-        "endedAt": rfc3339(state.ended_at) or None,
+        "startedAt": _when(state.created_at),
+        "endedAt": _when(state.ended_at),
         "stages": stages,
     }
 
@@ -165,8 +165,8 @@ def _stages(definition: Definition, state: RunState, most: int) -> Iterator[dict
             "message": shortened(stage.message, most) or None,
             "cause": stage.failure.cause if stage.failure is not None else None,
             "exitCode": stage.failure.exit_code if stage.failure is not None else None,
-            "startedAt": rfc3339(stage.started_at) or None,
-            "endedAt": rfc3339(stage.ended_at) or None,
+            "startedAt": _when(stage.started_at),
+            "endedAt": _when(stage.ended_at),
         }
         yield {field: value for field, value in shown.items() if value is not None}
 
@@ -176,6 +176,11 @@ def _workers(spec: StageSpec, stage: StageState) -> str | None:
         return None
     ended = stage.succeeded + stage.failed if stage.ended else attempt.ended(stage)
     return f"{ended}/{spec.workers}"
+
+
+def _when(at: float | None) -> str | None:
+    """The epoch itself is none: API servers take it for an empty time and refuse it."""
+    return rfc3339(at) if at else None
 
 
 def extract(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""PipelineRuns in a real cluster: what its API server makes of the definition, and kubectl beside an executor."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from otto_executor.conductor import Conductor
+from otto_executor.stage import StageSpec
+from otto_executor.stores.pipelinerun import WHOLE
+from otto_executor.testing.cluster import real_cluster, store_over
+from otto_executor.testing.fleet import Fate, Fleet
+from otto_kubekit.bodies import merge
+from otto_kubekit.client import Client
+from otto_kubekit.errors import InvalidError
+
+from .test_conductor import fleet, pipeline, process, run  # noqa: F401  the fixture
+from .test_runs_from_outside import apply, read
+from .test_stores import CRD
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("OTTO_TEST_KUBECONFIG"), reason="OTTO_TEST_KUBECONFIG names no cluster"),
+]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with real_cluster(yaml.safe_load(CRD.read_text())) as made:
+        yield made
+
+
+@pytest.fixture
+async def executor(client: Client, fleet: Fleet) -> AsyncIterator[Conductor]:  # noqa: F811  the fixture
+    async with store_over(client) as store, process(fleet, store, outside=(store.outside, read)) as conductor:
+        yield conductor
+
+
+async def kubectl(client: Client, *arguments: str) -> str:
+    """What kubectl says, in the test's namespace."""
+    environment = {**os.environ, "KUBECONFIG": os.environ["OTTO_TEST_KUBECONFIG"]}
+    process = await asyncio.create_subprocess_exec(
+        "kubectl", "-n", client.namespace, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    return said.decode()
+
+
+async def columns(client: Client) -> list[list[str]]:
+    return [line.split() for line in (await kubectl(client, "get", "plr", "--no-headers")).splitlines()]
+
+
+async def until_listed(client: Client, *rows: Sequence[str]) -> None:
+    """Waits until `kubectl get plr` shows these beginnings of rows."""
+    async with asyncio.timeout(60):
+        while [row[: len(wanted)] for row, wanted in zip(await columns(client), rows, strict=False)] != [list(row) for row in rows]:
+            await asyncio.sleep(0.2)
+
+
+async def test_kubectl_applies_shows_and_deletes_runs(
+    client: Client,
+    executor: Conductor,
+    fleet: Fleet,  # noqa: F811  the fixture
+    tmp_path: Path,
+) -> None:
+    """The README's file runs; the columns show state, progress and stages; a deletion waits until the workers are stopped."""
+    fleet.script = lambda key: Fate(seconds=None if key[1] == "테스트" else 0.0)
+    spec = {"stages": [{"stageId": "build", "type": "build"}, {"stageId": "테스트", "dependsOn": ["build"], "workerCount": 2}]}
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"apiVersion": WHOLE.api_version, "kind": WHOLE.name, "metadata": {"name": "hello"}, "spec": spec}))
+    assert "created" in await kubectl(client, "apply", "-f", str(file))
+    await until_listed(client, ["hello", "Running", "50%", "1/2"])
+    assert "a run never changes" in await kubectl(client, "patch", "plr", "hello", "--type=merge", "-p", '{"spec":{"name":"x"}}')
+    assert "unchanged" in await kubectl(client, "apply", "-f", str(file))
+    assert "deleted" in await kubectl(client, "delete", "plr", "hello", "--timeout=60s")
+    assert await columns(client) in ([], [["No", "resources", "found", "in", client.namespace, "namespace."]])
+    assert all(worker.status.ended for worker in fleet.workers.values())
+
+
+async def test_an_api_server_prunes_nothing_that_is_kept(client: Client, executor: Conductor) -> None:
+    """What was stored is what is read: the definition knows every field, and the record is written once."""
+    await run(executor, pipeline(StageSpec("a", approvers=None), StageSpec("빌드", depends_on=("a",)), pipeline_id="내 것"))
+    found = (await client.list(WHOLE)).items[0]
+    assert found.record
+    assert found.status.memory.writer
+    assert found.status.memory.journal
+    assert found.status.memory.summary
+    with pytest.raises(InvalidError, match="record is written once"):
+        await client.patch(WHOLE, found.metadata.name, merge({"record": "other"}))
+
+
+async def test_a_mistake_in_a_spec_is_told_by_either(client: Client, executor: Conductor) -> None:
+    """The API server refuses what does not fit the definition; the executor says in the status what fits but can't run."""
+    wrong: Any = [{"stageId": "a", "workerCount": "many"}]
+    with pytest.raises(InvalidError, match="workerCount"):
+        await apply(client, "refused-at-once", wrong)
+    await apply(client, "refused-later", [{"stageId": "a", "dependsOn": ["b"]}])
+    await until_listed(client, ["refused-later", "Refused"])
+    assert "there is no stage 'b'" in await kubectl(client, "get", "plr", "refused-later", "-o", "wide")
