@@ -1,6 +1,9 @@
 """Every rendered object is one that Kubernetes takes, and keeps to the rules of the chart."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -250,3 +253,14 @@ def test_network_policies_let_in_who_has_to_come_in() -> None:
     assert callers("log-relay") == {"front-door"}
     assert callers("front-door") == set()
     assert "ingress" not in one(found, "NetworkPolicy", "workers")["spec"]
+
+
+def test_the_pipeline_of_helm_test_is_one_that_ottoctl_takes(tmp_path: Path) -> None:
+    """Ottoctl knows the arguments of the test's pod, and finds nothing wrong with its pipeline."""
+    found = objects()
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(one(found, "ConfigMap", "test")["data"]["pipeline.yaml"])
+    arguments = one(found, "Pod", "test")["spec"]["containers"][0]["args"]
+    for command in ([*arguments, "--help"], ["pipeline", "validate", "--offline", str(pipeline)]):
+        done = subprocess.run([sys.executable, "-m", "ottoctl", *command], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
