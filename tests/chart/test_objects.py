@@ -121,7 +121,7 @@ def test_each_service_may_do_what_it_does_and_nothing_else() -> None:
     assert rules(found, "scaler") == {
         "pods": {"get", "list", "watch", "create", "patch", "delete"},
         "persistentvolumeclaims": {"get", "list", "create", "patch", "delete"},
-        "events": {"list", "watch"},
+        "events": {"list"},
         "leases": {"create"},
         "leases=otto-ottoscaler-scaler": lease,
     }
