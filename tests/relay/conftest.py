@@ -13,6 +13,7 @@ import pytest
 
 from otto_relay.app import relay_component
 from otto_relay.settings import Settings
+from otto_relay.sources.protocol import LogSource
 from otto_relay.testing import FakeExecutor, FakeScaler, LogFile, peers
 from otto_runtime.server import bound
 from otto_runtime.settings import RuntimeSettings
@@ -35,6 +36,8 @@ class Stand:
     scaler: FakeScaler = field(default_factory=FakeScaler)
     executor: FakeExecutor = field(default_factory=FakeExecutor)
     settings: dict[str, Any] = field(default_factory=dict)
+    source: LogSource | None = None
+    """Where the relay reads, if not in the log files below `directory`."""
     peer_address: str = ""
     address: str = ""
     """The relay's own."""
@@ -63,7 +66,7 @@ class Stand:
         self.ready = asyncio.Event()
         async with (
             bound(RuntimeSettings(listen=listen, stop_grace=2.0)) as host,
-            relay_component(chosen, self.peer_address, self.peer_address) as component,
+            relay_component(chosen, self.peer_address, self.peer_address, self.source) as component,
             asyncio.TaskGroup() as group,
         ):
             self.address = host.address

@@ -1,4 +1,4 @@
-"""What the collector relies on of a LogSource: of the one over files, whether the kernel tells of changes or they are looked for."""
+"""The LogSource over files, beside what holds for each source: files that are cut, parts of lines, names that are no directories."""
 
 import asyncio
 import os
@@ -62,24 +62,6 @@ async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
             await asyncio.sleep(0.002)
 
 
-async def test_lines_come_as_they_are_written_until_the_worker_has_ended(source: FileSource, tmp_path: Path) -> None:
-    """Each once, in order, with its stream and time; what was written before the end is given before the source ends."""
-    log = LogFile(tmp_path, "w-1")
-    log.write("one")
-    reader = Reader(source)
-    reading = asyncio.create_task(reader.run())
-    await until(lambda: reader.texts == ["one"])
-    for number in range(20):
-        log.write(f"later {number}", stderr=number % 2 == 1)
-        await until(lambda: reader.texts[-1] == f"later {number}")  # noqa: B023 - awaited in this round
-    log.write("last")
-    reader.ending.set()
-    await asyncio.wait_for(reading, 30)
-    assert reader.texts == ["one", *(f"later {number}" for number in range(20)), "last"]
-    assert [line.stderr for line in reader.lines] == [False, *([False, True] * 10), False]
-    assert [line.time for line in reader.lines] == sorted(line.time for line in reader.lines)
-
-
 async def test_from_the_position_of_any_line_come_exactly_those_behind_it(source: FileSource, tmp_path: Path) -> None:
     """Also from within a line that was too long for one entry, and from one in parts."""
     log = LogFile(tmp_path, "w-1")
@@ -128,21 +110,6 @@ async def test_a_log_that_is_gone_or_shorter_than_what_was_read_is_lost(source: 
     log.path.unlink()
     with pytest.raises(SourceLostError):
         await asyncio.wait_for(Reader(source).run(), 30)
-
-
-async def test_whether_there_is_a_log_is_known_at_the_workers_end(source: FileSource, tmp_path: Path) -> None:
-    """`available` waits for a log that comes, and says no once the worker has ended without one."""
-    ending = Ending()
-    waiting = asyncio.create_task(source.available("w-1", ending))
-    await asyncio.sleep(0.02)
-    assert not waiting.done()
-    LogFile(tmp_path, "w-1")
-    assert await asyncio.wait_for(waiting, 30)
-    waiting = asyncio.create_task(source.available("w-2", ending))
-    await asyncio.sleep(0.02)
-    assert not waiting.done()
-    ending.set()
-    assert not await asyncio.wait_for(waiting, 30)
 
 
 async def test_values_are_a_list_of_texts_or_an_error(source: FileSource, tmp_path: Path) -> None:

@@ -72,11 +72,40 @@ class Condition(Part, frozen=True):
     last_transition_time: datetime | None = None
 
 
+class SecretKeySelector(Part, frozen=True):
+    """One value of a secret."""
+
+    name: str = ""
+    key: str = ""
+    optional: bool = False
+
+
+class EnvVarSource(Part, frozen=True):
+    """Where the value of a variable is taken from."""
+
+    secret_key_ref: SecretKeySelector | None = None
+
+
 class EnvVar(Part, frozen=True):
     """A variable of a container."""
 
     name: str = ""
     value: str = ""
+    value_from: EnvVarSource | None = None
+
+
+class SecretReference(Part, frozen=True):
+    """A whole secret."""
+
+    name: str = ""
+    optional: bool = False
+
+
+class EnvFromSource(Part, frozen=True):
+    """What makes a variable of each of its values."""
+
+    prefix: str = ""
+    secret_ref: SecretReference | None = None
 
 
 class Container(Part, frozen=True):
@@ -87,6 +116,9 @@ class Container(Part, frozen=True):
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: tuple[EnvVar, ...] = ()
+    env_from: tuple[EnvFromSource, ...] = ()
+    restart_policy: str = ""
+    """Of an init container: Always lets it run beside the others."""
 
 
 class SchedulingGate(Part, frozen=True):

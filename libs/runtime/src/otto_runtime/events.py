@@ -223,6 +223,21 @@ RELAY: dict[str, Words] = {
         "The kernel reports no changes of files, looking for them instead: {reason}",
         "커널이 파일 변경을 알려 주지 않아 직접 확인함: {reason}",
     ),
+    "relay.source.kubernetes": Words("Reading the logs of pods in namespace {namespace}", "네임스페이스 {namespace}의 파드 로그를 읽음"),
+    "relay.source.merged": Words(
+        "The API server does not give stdout and stderr apart, so all lines of pods count as stdout",
+        "API 서버가 stdout과 stderr를 나누어 주지 않아 파드 로그를 모두 stdout으로 다룸",
+    ),
+    "relay.source.broken_off": Words(
+        "Reading the log of {worker} broke off, going on behind the last line: {reason}",
+        "{worker} 로그 읽기가 끊겨 마지막 줄 다음부터 이어감: {reason}",
+    ),
+    "relay.secrets.forbidden": Words(
+        "Secrets of workers may not be read, so their values are not masked in logs: {reason}. Allow the relay to get secrets, or give "
+        "workers none",
+        "워커의 시크릿을 읽을 권한이 없어 로그에서 그 값을 가리지 못함: {reason}. 릴레이에 시크릿 get 권한을 주거나 워커에 시크릿을 "
+        "주지 마세요",
+    ),
     "relay.spool.damaged": Words(
         "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is",
         "{path}에 로그가 아닌 {damaged_bytes}바이트가 있음, 해당 로그는 유실되고 나머지는 읽으며 파일은 그대로 둠",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from otto_kubekit.settings import KubeSettings
 from otto_relay.app import relay_component
 from otto_relay.settings import DEFAULTS, Settings
 from otto_runtime.launch import Compose
@@ -12,14 +13,15 @@ from otto_runtime.settings import RuntimeSettings
 
 
 def _compose(read: Sequence[msgspec.Struct]) -> Compose:
-    settings = read[1]
+    settings, kube = read[1:]
     assert isinstance(settings, Settings)
-    return lambda _address, _runtime: [relay_component(settings)]
+    assert isinstance(kube, KubeSettings)
+    return lambda _address, _runtime: [relay_component(settings, kube=kube)]
 
 
 def main() -> int:
     """Runs the service; returns the exit code."""
-    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings}, _compose, DEFAULTS)
+    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings, "OTTO_KUBE": KubeSettings}, _compose, DEFAULTS)
 
 
 if __name__ == "__main__":

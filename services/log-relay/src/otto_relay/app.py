@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import grpc.aio
 
+from otto_kubekit.errors import ConfigurationError
+from otto_kubekit.settings import KubeSettings
 from otto_relay.collector import Collector
 from otto_relay.errors import RequestError, SpoolWriteError
 from otto_relay.files import Files
@@ -31,6 +34,7 @@ from otto_relay.retention import Retention
 from otto_relay.service import SERVICE, LogStreaming
 from otto_relay.settings import Settings
 from otto_relay.sources.file import FileSource
+from otto_relay.sources.kubernetes import KubernetesSource
 from otto_relay.sources.protocol import LogSource
 from otto_relay.tracking import Tracker
 from otto_relay.workers import Releases, ScalerFleet, watch_workers
@@ -41,6 +45,8 @@ from ottoscaler.v1 import otto_handler_log_service_pb2, ottoscaler_service_pb2, 
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub, add_OttoHandlerLogServiceServicer_to_server
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+
+log = logging.getLogger(__name__)
 
 _SWEEP = 1.0
 """Seconds between looks for workers that have stopped sending."""
@@ -76,14 +82,14 @@ async def relay_component(
     scaler_address: str | None = None,
     executor_address: str | None = None,
     source: LogSource | None = None,
+    kube: KubeSettings | None = None,
 ) -> AsyncIterator[Component]:
-    """The log-relay, ready to be served. Addresses win over those of the settings; `source` over the file source.
+    """The log-relay, ready to be served. Addresses win over those of the settings, and so does `source`; `kube` says which cluster.
 
-    Raises StartError when the spool directory can't be used.
+    Raises StartError when the spool directory or the Kubernetes credentials can't be used.
     """
     spool_dir = settings.spool_dir.expanduser().absolute()
     files = Files(settings.max_open_files)
-    own_source = FileSource(settings.workers_dir.expanduser().absolute(), settings.poll_interval, settings.max_line_bytes)
     registry = Registry(spool_dir, files, settings.segment_bytes)
     with _held(spool_dir):
         try:
@@ -94,6 +100,7 @@ async def relay_component(
             except SpoolWriteError as error:
                 raise StartError(f"the spool directory {spool_dir} can't be used: {error}") from error
             async with (
+                _source(settings, source, kube or KubeSettings()) as chosen,
                 dial(
                     scaler_address or settings.scaler_address, [ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]]
                 ) as scaler,
@@ -102,9 +109,31 @@ async def relay_component(
                 ) as executor,
             ):
                 async with _handler(settings, registry, spool_dir / "handler", files) as handler:
-                    yield _composed(settings, registry, source or own_source, scaler, executor, handler)
+                    yield _composed(settings, registry, chosen, scaler, executor, handler)
         finally:
-            own_source.close()
+            files.close()
+
+
+@asynccontextmanager
+async def _source(settings: Settings, given: LogSource | None, kube: KubeSettings) -> AsyncIterator[LogSource]:
+    """The one that is given, else the one that the settings name. Raises StartError."""
+    if given is not None:
+        yield given
+    elif settings.source == "kubernetes":
+        # Imports much; who reads files does without.
+        from otto_kubekit.connecting import connect
+
+        try:
+            async with connect(kube, settings.namespace) as client:
+                log.info("relay.source.kubernetes", extra={"namespace": client.namespace})
+                yield KubernetesSource(client, settings.max_line_bytes)
+        except ConfigurationError as error:
+            raise StartError(f"OTTO_RELAY_SOURCE=kubernetes: {error}") from error
+    else:
+        files = FileSource(settings.workers_dir.expanduser().absolute(), settings.poll_interval, settings.max_line_bytes)
+        try:
+            yield files
+        finally:
             files.close()
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 
 from otto_relay.errors import RelayError, SourceLostError, SpoolWriteError
 from otto_relay.levels import WARN, level_of
@@ -28,6 +29,7 @@ PENDING, RUNNING, FINISHED = range(3)
 """Phases of a worker."""
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
+_ROTATED = "lines may be missing here: this log was rotated while it was not read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +60,23 @@ class _Followed:
     """Lines stored since it is followed."""
 
 
-def fresh(lines: list[Line], masker: Masker) -> list[Fresh]:
-    """Lines of a source as they are stored: masked, valid UTF-8, with their level."""
+def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fresh]:
+    """Lines of a source as they are stored: masked, valid UTF-8, with their level. `position` is that before the first."""
     # A long line comes alone, and is looked at once.
     if masker and (len(lines) == 1 or masker.suspects(b"\n".join([line.text for line in lines]))):
         lines = [line._replace(text=masker.mask(line.text)) for line in lines]
     found: list[Fresh] = []
-    for at, stderr, text, position in lines:
+    for at, stderr, text, after, container, missing in lines:
+        if missing:
+            found.append(_notice(_ROTATED, position, at, container))
+        position = after
         if not text.isascii():
             try:
                 text.decode()
             except UnicodeDecodeError:
                 text = text.decode("utf-8", "replace").encode()  # noqa: PLW2901 - what is stored is the text with its bad bytes replaced
-        found.append(Fresh(at, level_of(text, stderr=stderr) << LEVEL_SHIFT | (STDERR if stderr else 0), text, position))
+        flags = level_of(text, stderr=stderr) << LEVEL_SHIFT | (STDERR if stderr else 0)
+        found.append(Fresh(at, flags, text, after, 0, _container_fields(container) if container else b""))
     return found
 
 
@@ -249,12 +255,14 @@ class Collector:
                 async for batch in batches:
                     if known.removed:
                         return ""
+                    if any(line.missing for line in batch):
+                        log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": _ROTATED})
                     if len(batch) == 1 and len(batch[0].text) > PIECE:
-                        masked = await asyncio.to_thread(fresh, batch, masker)
+                        masked = await asyncio.to_thread(fresh, batch, masker, known.position)
                         if known.removed:
                             return ""
                     else:
-                        masked = fresh(batch, masker)
+                        masked = fresh(batch, masker, known.position)
                     known.append(masked)
                     followed.stored += len(batch)
         except SourceLostError:
@@ -262,12 +270,19 @@ class Collector:
         return ""
 
 
-def _notice(words: str, position: bytes) -> Fresh:
+@lru_cache(maxsize=256)
+def _container_fields(container: str) -> bytes:
+    """What tells the lines of an init container, or of one that runs beside the worker, from the worker's own."""
+    return metadata_fields({"otto.container": container})
+
+
+def _notice(words: str, position: bytes, at: int = 0, container: str = "") -> Fresh:
     """A line of our own in a worker's log."""
+    metadata = {"otto.notice": "log_incomplete"} | ({"otto.container": container} if container else {})
     return Fresh(
-        time.time_ns(),
+        at or time.time_ns(),
         WARN << LEVEL_SHIFT | STDERR,
         f"[ottoscaler] {words}".encode(),
         position,
-        metadata=metadata_fields({"otto.notice": "log_incomplete"}),
+        metadata=metadata_fields(metadata),
     )

@@ -1,7 +1,7 @@
 """Settings of the log-relay."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,16 @@ class Settings(msgspec.Struct, frozen=True):
     executor_address: Annotated[str, Meta(description="Host and port of the pipeline-executor. Standalone sets its own.")] = (
         "127.0.0.1:9091"
     )
+    source: Annotated[
+        Literal["file", "kubernetes"],
+        Meta(
+            description="Where workers' lines are read: `file`, the log files of the scaler's process backend, or `kubernetes`, the logs "
+            "of pods. As `OTTO_SCALER_BACKEND` says."
+        ),
+    ] = "file"
+    namespace: Annotated[
+        str, Meta(description="Namespace of the workers' pods. Empty: that of the Kubernetes credentials. Of use with `kubernetes` only.")
+    ] = ""
     workers_dir: Annotated[
         Path, Meta(description="Directory in which the scaler's process backend writes workers' logs. Standalone sets its own.")
     ] = Path("~/.local/state/ottoscaler/workers")

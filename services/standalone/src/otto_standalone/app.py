@@ -54,7 +54,12 @@ def compose(settings: Sequence[msgspec.Struct]) -> Compose:
             executor_component(
                 replace(cast("ExecutorSettings", executor), database=state / "runs.sqlite"), address, cast("KubeSettings", kube)
             ),
-            relay_component(replace(cast("RelaySettings", relay), workers_dir=workers, spool_dir=state / "spool"), address, address),
+            relay_component(
+                replace(cast("RelaySettings", relay), workers_dir=workers, spool_dir=state / "spool"),
+                address,
+                address,
+                kube=cast("KubeSettings", kube),
+            ),
         ]
 
     return roots

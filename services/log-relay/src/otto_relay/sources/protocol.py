@@ -20,6 +20,10 @@ class Line(NamedTuple):
     """Any bytes but a line end."""
     position: bytes
     """Where to go on after it: at most 255 bytes, understood by the source only."""
+    container: str = ""
+    """Whose output it is, if not the worker's own: an init container's, or one that runs beside it."""
+    missing: bool = False
+    """Right before it lines of this container may be missing, which can't be had any more."""
 
 
 class Ending:
