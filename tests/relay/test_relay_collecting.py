@@ -250,9 +250,9 @@ async def test_a_long_line_is_masked_beside_the_loop(stand: Any, monkeypatch: py
     beside: dict[int, bool] = {}
     real = collector.fresh
 
-    def seen(lines: list[Line], masker: Masker) -> list[Fresh]:
+    def seen(lines: list[Line], masker: Masker, position: bytes) -> list[Fresh]:
         beside[max(len(line.text) for line in lines)] = threading.get_ident() != loop
-        return real(lines, masker)
+        return real(lines, masker, position)
 
     monkeypatch.setattr(collector, "fresh", seen)
     long = "%41" * 100_000

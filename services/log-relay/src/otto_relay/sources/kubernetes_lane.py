@@ -11,8 +11,8 @@ from otto_relay.errors import SourceError, SourceLostError
 from otto_relay.sources.kubernetes_lines import Answer, Entry, Place
 from otto_relay.sources.kubernetes_pod import WorkerPod, begun, over
 from otto_relay.sources.protocol import Ending, Split
-from otto_relay.wire import rfc3339
 from otto_runtime.tasks import Backoff
+from otto_runtime.times import rfc3339
 
 if TYPE_CHECKING:
     from otto_kubekit.client import Client
@@ -112,7 +112,7 @@ class Lane:
             query["follow"] = "true"
         if self._stream:
             query["stream"] = self._stream
-        if (since := self._place.since) is not None:
+        if since := self._place.since:
             # The API server passes on whole seconds, whatever it is given.
             query["sinceTime"] = rfc3339(since * _SECOND)[:19] + "Z"
         return query
