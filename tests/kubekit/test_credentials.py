@@ -1,6 +1,5 @@
 """Where the cluster is and who we are: kubeconfigs, service accounts, tokens that change, plug-ins, certificates."""
 
-import asyncio
 import json
 import shutil
 import ssl
@@ -124,19 +123,6 @@ async def test_without_a_setting_the_environment_is_asked(fake: FakeCluster, tmp
     environ = {"KUBECONFIG": f"{tmp_path / 'none'}:{settings.config}"}
     async with connect(KubeSettings(), environ=environ, service_account=tmp_path / "no") as client:
         await client.list(CONFIG_MAPS)
-
-
-def test_the_user_s_kubeconfig_is_never_written(tmp_path: Path) -> None:
-    """It is not ours."""
-    settings = written(tmp_path / "config", kubeconfig("http://127.0.0.1:1", plugin(tmp_path)))
-    before = (tmp_path / "config").read_bytes()
-
-    async def load() -> None:
-        async with connect(settings):
-            pass
-
-    asyncio.run(load())
-    assert (tmp_path / "config").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Leases: one holds, the others know who; a graceful end hands over at once, a crash after the lease's time, and nobody overlaps."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -164,6 +165,15 @@ async def test_an_outage_ends_the_role_and_the_holder_may_come_back() -> None:
         await until(when(lambda: not a.held and not a.role.held), "a has stopped and said so")
         await fake.start()
         await until(when(lambda: a.held), "a holds again")
+
+
+@pytest.mark.slow
+async def test_who_was_asleep_knows_that_it_may_be_over() -> None:
+    """A process that was stopped for longer than renew_within does not act on waking, before anything of it has run."""
+    async with FakeCluster() as fake, fake.client() as client, candidate(client, "a:1") as (a, _):
+        await until(when(lambda: a.held), "a holds")
+        time.sleep(QUICK["renew_within"] + 0.1)
+        assert not a.held
 
 
 def test_times_that_could_overlap_are_refused() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from otto_kubekit.testing.containers import End, Life, Script, Stop, local_process, scripted
-from otto_kubekit.testing.logs import ContainerLog, reading, send
+from otto_kubekit.testing.logs import ContainerLog, Pause, reading, send
 from otto_kubekit.testing.refusals import bad_request
 from otto_kubekit.testing.resources import PODS
 from otto_kubekit.testing.storage import Change, Object, Storage
@@ -102,7 +102,7 @@ class Kubelet:
                 return there
             await event.wait()
 
-    async def serve_log(self, request: web.Request, pod: Object, closing: asyncio.Event) -> web.StreamResponse:
+    async def serve_log(self, request: web.Request, pod: Object, closing: asyncio.Event, pause: Pause) -> web.StreamResponse:
         """Answers a request for the log of a container."""
         name = pod["metadata"]["name"]
         names = [c["name"] for c in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]]
@@ -121,7 +121,7 @@ class Kubelet:
         if "running" not in state and "terminated" not in state:
             reason = state.get("waiting", {}).get("reason", "ContainerCreating")
             raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: {reason}')
-        return await send(request, self.log(pod, container), how, closing)
+        return await send(request, self.log(pod, container), how, closing, pause)
 
     async def _live(self, pod: Object) -> None:
         pod = await self._until(pod, lambda p: not p["spec"].get("schedulingGates"))

@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiohttp import web
 
 from otto_kubekit.testing.refusals import bad_request, invalid
+
+Pause = Callable[[], Awaitable[None]]
+"""Waits while the cluster is told to stall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def rfc3339(time_ns: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
 
 
-async def send(request: web.Request, log: ContainerLog, how: Reading, closing: asyncio.Event) -> web.StreamResponse:
+async def send(request: web.Request, log: ContainerLog, how: Reading, closing: asyncio.Event, pause: Pause) -> web.StreamResponse:
     """The answer that reads a log: to its end so far, or on and on until the container or the file ends."""
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     response.enable_chunked_encoding()
@@ -123,6 +126,7 @@ async def send(request: web.Request, log: ContainerLog, how: Reading, closing: a
         ended = log.ended
         fresh = log.lines[at:] if log.rotations == rotation else []
         at += len(fresh)
+        await pause()
         if data := b"".join(how.of(fresh)):
             await response.write(data)
         if not how.follow or ended or closing.is_set() or log.rotations != rotation:

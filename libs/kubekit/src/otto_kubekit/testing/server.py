@@ -132,7 +132,8 @@ class Api:
         resource, namespace = self._resource(request)
         name, subresource = request.match_info["name"], request.match_info.get("subresource", "")
         if subresource == "log" and resource is PODS and request.method == "GET":
-            return await self._kubelet.serve_log(request, self._verbs.get(resource, namespace, name), self.closing)
+            pod, asked = self._verbs.get(resource, namespace, name), Asked.by(request)
+            return await self._kubelet.serve_log(request, pod, self.closing, lambda: self._faults.pass_stall(asked))
         if subresource not in {"", "status"}:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         if request.method == "GET":
