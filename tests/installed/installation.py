@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "ottoscaler"
@@ -92,6 +93,12 @@ class Installation:
         said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
 
 
+def worker_image() -> str:
+    """One of ours that has a shell and is in the nodes already."""
+    image = yaml.safe_load(IMAGES.read_text())["test"]["image"]
+    return f"{image['repository']}:{image['tag']}"
+
+
 def install(namespace: str, *sets: str) -> Installation:
     """A release with every pod ready, in a namespace that keeps to the restricted profile."""
     said("kubectl", "create", "namespace", namespace)
@@ -103,6 +110,7 @@ def install(namespace: str, *sets: str) -> Installation:
         "workers.resources.requests.cpu=5m",
         "workers.resources.requests.memory=16Mi",
         "relay.spool.size=1Gi",
+        f"workers.image={worker_image()}",
         *sets,
     ]
     said(*_helm("install", namespace), *(word for value in values for word in ("--set", value)))
