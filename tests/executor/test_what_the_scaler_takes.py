@@ -113,3 +113,19 @@ def test_no_stage_of_a_whole_request_is_refused_later(whole: PipelineRequest) ->
     for stage in definition.stages:
         if stage.workers:
             assert refused_by_the_scaler(definition, stage) == []
+
+
+def test_a_described_workspace_is_that_of_all_stages() -> None:
+    """What one stage says of the shared workspace goes along with each that works in it; two that differ are refused."""
+    request = PipelineRequest(pipeline_id="p", repository="https://example.org/r.git")
+    request.stages.add(stage_id="a", config={"otto.workspace": '{"size": "5Gi", "accessMode": "ReadWriteMany"}'})
+    request.stages.add(stage_id="b", config={"otto.workspace": "own"})
+    understood = read(request, Settings(), "")
+    assert not understood.problems
+    claims = [scale_up(Order.of(understood.definition, stage, 1)).worker for stage in understood.definition.stages]
+    assert [(worker.claim.size, worker.claim.access_mode) for worker in claims] == [("5Gi", "ReadWriteMany")] * 2 + [("", "")]
+    assert [worker.HasField("claim") for worker in claims] == [True, True, False]
+    request.stages.add(stage_id="c", config={"otto.workspace": '{"size": "6Gi"}'})
+    assert [str(problem) for problem in read(request, Settings(), "").problems] == [
+        "stages[2].config[\"otto.workspace\"] (stage 'c'): is not what stage 'a' says; a run has one workspace"
+    ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otto_options.options import Problem, Secret, parse, path_problem, variable_problem
+from otto_options.options import Claim, Problem, Secret, parse, path_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
 
 
@@ -99,6 +99,11 @@ def test_an_unknown_option_is_a_problem_that_names_the_nearest() -> None:
         ("otto.approvers", "null"),
         ("otto.approvers", '{"team": "leads"}'),
         ("otto.workspace", "mine"),
+        ("otto.workspace", '{"size": "much"}'),
+        ("otto.workspace", '{"mode": "ReadWriteMany"}'),
+        ("otto.workspace", '{"accessMode": "ReadOnlyMany"}'),
+        ("otto.workspace", '{"class": 3}'),
+        ("otto.workspace", '{"class": "a b"}'),
         ("OTTO_TASK_ID", "x"),
         ("TRACEPARENT", "x"),
         ("", "x"),
@@ -139,3 +144,11 @@ def test_secrets_of_any_variable(references: dict[str, str]) -> None:
     options = parse({"otto.secrets": json.dumps(references)})
     refused = any(variable_problem(name) for name in references)
     assert (len(options.problems) == 1) if refused else ({s.name for s in options.secrets} == set(references))
+
+
+def test_a_workspace_may_be_described() -> None:
+    """An object says what the shared workspace is to be where it is a volume; what it leaves out is the installation's."""
+    options = parse({"otto.workspace": '{"class": "fast", "size": "5Gi", "accessMode": "ReadWriteMany"}'})
+    assert (options.workspace, options.claim, options.problems) == ("shared", Claim("fast", "5Gi", "ReadWriteMany"), ())
+    assert parse({"otto.workspace": "{}"}).claim == Claim()
+    assert parse({"otto.workspace": "own"}).claim is None

@@ -15,6 +15,7 @@ _SECRET_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _RESERVED_PREFIX = "OTTO_"
 _RESERVED_VARIABLES = frozenset({"TRACEPARENT", "TRACESTATE"})
 _NOT_ACTED_ON = ("otto.artifacts", "otto.cache")
+_ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany")
 MAX_VARIABLE_BYTES = 32_768
 """Bytes of one variable's value; Linux refuses to start a program with a single string over 128 KiB."""
 
@@ -26,6 +27,15 @@ class Secret:
     name: str
     secret: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the workspace that a run's workers share is to be where it is a volume; "" is the installation's."""
+
+    storage_class: str = ""
+    size: str = ""
+    access_mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,9 @@ class Options:
     secrets: tuple[Secret, ...] = ()
     approvers: tuple[str, ...] | None = None
     workspace: str = ""
+    """shared, own, or "" if nothing is said."""
+    claim: Claim | None = None
+    """What the shared workspace is to be, where that is said; `workspace` is shared then."""
     image: str = ""
     command: str = ""
     problems: tuple[Problem, ...] = ()
@@ -169,6 +182,35 @@ def _secrets(value: str) -> tuple[Secret, ...]:
     return tuple(found)
 
 
+_CLAIM = {"class": "storage_class", "size": "size", "accessMode": "access_mode"}
+
+
+def _workspace(value: str) -> str | Claim:
+    if not value.lstrip().startswith("{"):
+        return _one_of("shared", "own")(value)
+    given = _json(value)
+    if not isinstance(given, dict) or not given.keys() <= _CLAIM.keys() or not all(isinstance(v, str) and v for v in given.values()):
+        raise ValueError('is no JSON object like {"class": "fast", "size": "5Gi", "accessMode": "ReadWriteMany"}')
+    claim = Claim(**{_CLAIM[key]: word for key, word in given.items()})
+    if problem := claim_problem(claim):
+        raise ValueError(problem)
+    return claim
+
+
+def claim_problem(claim: Claim) -> str:
+    """Why there can't be such a workspace; "" if there can."""
+    if claim.storage_class and not _SECRET_PART.fullmatch(claim.storage_class):
+        return f"class: {claim.storage_class!r} is no name of a storage class"
+    if claim.access_mode and claim.access_mode not in _ACCESS_MODES:
+        return f"accessMode: {claim.access_mode!r} is not one of {', '.join(_ACCESS_MODES)}"
+    if claim.size:
+        try:
+            memory_bytes(claim.size)
+        except ValueError as error:
+            return f"size: {error}"
+    return ""
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     "otto.run_if": _one_of("on_success", "on_failure", "always"),
     "otto.ignore_errors": _boolean,
@@ -179,7 +221,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "otto.memory": _memory,
     "otto.secrets": _secrets,
     "otto.approvers": _people,
-    "otto.workspace": _one_of("shared", "own"),
+    "otto.workspace": _workspace,
 }
 _BUILD_READERS: dict[str, Callable[[str], Any]] = {"otto.image": _text, "otto.command": _text}
 
@@ -214,5 +256,7 @@ def parse(config: Mapping[str, str], *, build: bool = False) -> Options:
             problems.append(Problem(key, problem))
             continue
         env[name], origin[name] = config[key], key
+    if isinstance(values.get("workspace"), Claim):
+        values |= {"workspace": "shared", "claim": values["workspace"]}
     unused = tuple(key for key in _NOT_ACTED_ON if key in config)
     return Options(env=env, problems=tuple(problems), unused=unused, **values)

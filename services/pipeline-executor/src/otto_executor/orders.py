@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from otto_executor.definition import Definition
 from otto_executor.retry import Failure, FailureCause
-from otto_executor.stage import CHECKOUT, StageSpec, WorkerStatus
+from otto_executor.stage import CHECKOUT, Claim, StageSpec, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Order:
     traceparent: str
     triggered_by: str
     owner: Owner | None = None
+    claim: Claim | None = None
+    """What the workspace is to be, the same for all stages, as the first worker makes it."""
 
     @classmethod
     def of(cls, definition: Definition, stage: StageSpec, attempt: int) -> Self:
@@ -50,6 +52,7 @@ class Order:
             checkout=stage.stage_id == CHECKOUT,
             traceparent=_child(definition.traceparent, f"{stage.stage_id}\0{attempt}"),
             triggered_by=definition.triggered_by,
+            claim=next((other.claim for other in definition.stages if other.claim is not None), None),
         )
 
 

@@ -100,6 +100,15 @@ class ExtraContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What the run's workspace is to be where it is a volume; "" is the installation's."""
+
+    storage_class: str = ""
+    size: str = ""
+    access_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StageSpec:
     """What a stage is to do; `timeout`, `approval_timeout` and `grace` are seconds, `grace` None is the scaler's default.
 
@@ -127,6 +136,8 @@ class StageSpec:
     own_workspace: bool = False
     shared_workspace: bool = False
     """A shared one was asked for by name, so where there is none, one of its own will not do."""
+    claim: Claim | None = None
+    """What the shared one is to be, as this stage says."""
     cpu: str = ""
     memory: str = ""
     extra_containers: tuple[ExtraContainer, ...] = ()

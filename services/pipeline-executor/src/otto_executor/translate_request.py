@@ -9,11 +9,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from otto_executor.definition import Definition
 from otto_executor.retry import DEFAULT_MAX_DELAY, RetryPolicy, condition
 from otto_executor.settings import Settings
-from otto_executor.stage import CHECKOUT, ExtraContainer, RunCondition, Secret, StageSpec, StageType
+from otto_executor.stage import CHECKOUT, Claim, ExtraContainer, RunCondition, Secret, StageSpec, StageType
 from otto_executor.validation import (
     MAX_PIPELINE_ID_BYTES,
     Problem,
     bounded,
+    claim_problems,
     command_problems,
     control_problem,
     given_problems,
@@ -62,6 +63,7 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
     problems += [Problem(f'metadata["{wrong.key}"]', "", wrong.description) for wrong in metadata_problems(request.metadata)]
     warnings: list[str] = []
     stages = [_Stage(stage, f"stages[{number}]", settings, problems, warnings).read() for number, stage in enumerate(request.stages)]
+    problems += claim_problems(stages)
     problems += graph_problems(stages, checkout=bool(request.repository))
     # only now: until here places among the dependencies are those of the request
     stages = [replace(stage, depends_on=tuple(dict.fromkeys(stage.depends_on))) for stage in stages]
@@ -175,6 +177,7 @@ class _Stage:
             working_directory=self._working_directory(options),
             own_workspace=options.workspace == "own",
             shared_workspace=options.workspace == "shared",
+            claim=None if options.claim is None else Claim(options.claim.storage_class, options.claim.size, options.claim.access_mode),
             cpu=stage.resources.cpu or options.cpu,
             memory=stage.resources.memory or options.memory,
             extra_containers=self._extra_containers(),

@@ -152,6 +152,20 @@ def graph_problems(stages: Sequence[StageSpec], *, checkout: bool) -> list[Probl
     return problems + [Problem("stages", "", f"the dependencies form a cycle: {' → '.join(cycle)}") for cycle in cycles]
 
 
+def claim_problems(stages: Sequence[StageSpec]) -> list[Problem]:
+    """Stages that say otherwise than one before them what the run's one workspace is to be."""
+    said = [(number, stage) for number, stage in enumerate(stages) if stage.claim is not None]
+    return [
+        Problem(
+            f'stages[{number}].config["otto.workspace"]',
+            stage.stage_id,
+            f"is not what stage {said[0][1].stage_id!r} says; a run has one workspace",
+        )
+        for number, stage in said[1:]
+        if stage.claim != said[0][1].claim
+    ]
+
+
 def limit_problems(size: int, stages: int, dependencies: int, settings: Settings) -> list[Problem]:
     """Which limits a request of `size` bytes exceeds. What does is not looked at any further, as that would take too long."""
     problems = []

@@ -156,6 +156,11 @@ def scale_up(order: Order) -> ScaleRequest:
         request.worker.owner.CopyFrom(
             worker_pb2.OwnerReference(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
         )
+    if order.claim is not None and order.workspace:
+        claim = order.claim
+        request.worker.claim.CopyFrom(
+            worker_pb2.WorkspaceClaim(storage_class=claim.storage_class, size=claim.size, access_mode=claim.access_mode)
+        )
     if stage.grace is not None:
         request.worker.stop_grace_period.CopyFrom(_duration(stage.grace))
     if order.checkout:

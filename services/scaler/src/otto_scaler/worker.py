@@ -94,6 +94,15 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a workspace is to be where it is a volume; "" is as the settings say."""
+
+    storage_class: str = ""
+    size: str = ""
+    access_mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """Everything a backend needs to run a worker. Checked already: a backend refuses only what it can't do itself."""
 
@@ -120,6 +129,7 @@ class WorkerSpec:
     owner: Owner | None = None
     workspace_optional: bool = False
     """Where workspaces can't be had, a directory of its own will do."""
+    claim: Claim = Claim()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)

@@ -245,6 +245,36 @@ class OwnerReference(_message.Message):
 Global___OwnerReference: _TypeAlias = OwnerReference  # noqa: Y015
 
 @_typing.final
+class WorkspaceClaim(_message.Message):
+    """What a workspace is to be where it is a volume. Empty fields are the installation's settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_CLASS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ACCESS_MODE_FIELD_NUMBER: _builtins.int
+    storage_class: _builtins.str
+    """The storage class; "default" is the cluster's default one."""
+    size: _builtins.str
+    """For example "5Gi"."""
+    access_mode: _builtins.str
+    """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany."""
+    def __init__(
+        self,
+        *,
+        storage_class: _builtins.str = ...,
+        size: _builtins.str = ...,
+        access_mode: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "size", b"size", "storage_class", b"storage_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkspaceClaim: _TypeAlias = WorkspaceClaim  # noqa: Y015
+
+@_typing.final
 class WorkerSpec(_message.Message):
     """What a worker is. Every field's zero value is the useful default."""
 
@@ -310,6 +340,7 @@ class WorkerSpec(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     WORKSPACE_OPTIONAL_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """The container image; empty means the configured default. The process backend ignores it."""
     workspace: _builtins.str
@@ -370,6 +401,10 @@ class WorkerSpec(_message.Message):
     def owner(self) -> Global___OwnerReference:
         """What the worker and its workspace belong to; absent: nothing. The process backend ignores it."""
 
+    @_builtins.property
+    def claim(self) -> Global___WorkspaceClaim:
+        """What the workspace is to be, for the worker that is the first to name it. The process backend ignores it."""
+
     def __init__(
         self,
         *,
@@ -393,10 +428,11 @@ class WorkerSpec(_message.Message):
         traceparent: _builtins.str = ...,
         owner: Global___OwnerReference | None = ...,
         workspace_optional: _builtins.bool = ...,
+        claim: Global___WorkspaceClaim | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "resources", b"resources", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "resources", b"resources", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "owner", b"owner", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace", "workspace_optional", b"workspace_optional"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "claim", b"claim", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "owner", b"owner", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace", "workspace_optional", b"workspace_optional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

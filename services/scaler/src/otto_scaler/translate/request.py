@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
+from otto_options.options import Claim as OptionsClaim
+from otto_options.options import Options, claim_problem, parse, path_problem, secret_problem, value_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
 from otto_options.repository import commit_problem, repository_problem
 from otto_scaler.errors import InvalidRequestError
 from otto_scaler.worker import (
     LABEL_PREFIX,
+    Claim,
     ExtraContainer,
     Identity,
     Owner,
@@ -125,6 +127,7 @@ def workers_wanted(
     _check_size(command, env, problems)
     containers = _containers(worker, problems)
     owner = _owner(worker, problems)
+    claim = _claim(worker, options, problems)
     attempt = max(1, worker.attempt)
     fixed = {
         **env,
@@ -174,6 +177,7 @@ def workers_wanted(
             extra_containers=containers,
             owner=owner,
             workspace_optional=worker.workspace_optional,
+            claim=claim,
         )
 
     problems += [(f"worker.{field}", words) for field, words in unsupported(spec(1))]
@@ -330,6 +334,15 @@ def _owner(worker: WorkerSpecMessage, problems: Problems) -> Owner | None:
     given = {"api_version": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
     problems += [(f"worker.owner.{field}", "is empty") for field, value in given.items() if not value]
     return owner
+
+
+def _claim(worker: WorkerSpecMessage, options: Options, problems: Problems) -> Claim:
+    given = OptionsClaim(worker.claim.storage_class, worker.claim.size, worker.claim.access_mode)
+    if not worker.HasField("claim"):
+        given = options.claim or given
+    elif problem := claim_problem(given):
+        problems.append(("worker.claim", problem))
+    return Claim(given.storage_class, given.size, given.access_mode)
 
 
 def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: tuple[SecretVariable, ...]) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ class Claims:
         self._client = client
         self._plan = plan
         self._instance = instance
-        self._made: set[str] = set()
-        """Known to be there and ours."""
+        self._made: dict[str, set[str]] = {}
+        """Known to be there and ours, and the uids of their owners: "" for none."""
         self._locks: dict[str, asyncio.Lock] = {}
         """Of those that are being made."""
         self._marked: dict[str, str] = {}
@@ -54,15 +54,15 @@ class Claims:
 
     async def ensure(self, spec: WorkerSpec) -> None:
         """Makes the claim that the worker names, if there is none. Raises RefusedError, AwayError, KubeError."""
-        name = spec.identity.workspace
-        if name in self._made:
+        name, owner = spec.identity.workspace, spec.owner.uid if spec.owner is not None else ""
+        if owner in self._made.get(name, ()):
             return
         lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             async with lock:
-                if name not in self._made:
+                if owner not in self._made.get(name, ()):
                     await self._make(name, spec)
-                    self._made.add(name)
+                    self._made.setdefault(name, set()).add(owner)
         finally:
             if not lock.locked() and self._locks.get(name) is lock:
                 del self._locks[name]
@@ -80,7 +80,7 @@ class Claims:
                 return
             await self._client.patch(CLAIMS, name, merge({"metadata": {"uid": claim.metadata.uid, "labels": {marks.DELETING: "true"}}}))
         except NotFoundError:
-            self._made.discard(name)
+            self._made.pop(name, None)
             return
         self._marked[name] = claim.metadata.uid
 
@@ -99,7 +99,7 @@ class Claims:
             else:
                 log.info("scaler.claim.deleted", extra={"claim": name})
             self._marked.pop(name, None)
-            self._made.discard(name)
+            self._made.pop(name, None)
 
     async def _make(self, name: str, spec: WorkerSpec) -> None:
         loop = asyncio.get_running_loop()
@@ -118,10 +118,24 @@ class Claims:
             if not self._ours(there):
                 raise RefusedError(f"the workspace {name} can't be had: a PersistentVolumeClaim of this name exists that is not ours")
             if there.metadata.deletion_timestamp is None:
-                return
+                try:
+                    await self._own(there, spec)
+                    return
+                except (ConflictError, NotFoundError):
+                    continue  # it was just bound, or deleted
             if loop.time() >= deadline:
                 raise AwayError(f"the workspace {name} can't be had: an earlier one of this name is still being deleted")
             await asyncio.sleep(0.2)
+
+    async def _own(self, there: PersistentVolumeClaim, spec: WorkerSpec) -> None:
+        """A run that takes another one's workspace over owns it too: else it would go with the other one."""
+        owners = there.metadata.owner_references
+        if spec.owner is None or spec.owner.uid in {owner.uid for owner in owners}:
+            return
+        # Not as its controller: an object has one at most.
+        added = [*owners, *({**owner, "controller": False} for owner in owner_references(spec) or [])]
+        meta = {"uid": there.metadata.uid, "resourceVersion": there.metadata.resource_version, "ownerReferences": added}
+        await self._client.patch(CLAIMS, there.metadata.name, merge({"metadata": meta}))
 
     def _ours(self, claim: PersistentVolumeClaim) -> bool:
         labels = claim.metadata.labels
@@ -143,11 +157,11 @@ class Claims:
         if (owners := owner_references(spec)) is not None:
             metadata["ownerReferences"] = owners
         wanted: dict[str, Any] = {
-            "accessModes": [self._plan.access_mode],
-            "resources": {"requests": {"storage": self._plan.size}},
+            "accessModes": [spec.claim.access_mode or self._plan.access_mode],
+            "resources": {"requests": {"storage": spec.claim.size or self._plan.size}},
         }
-        if self._plan.storage_class != DEFAULT_CLASS:
-            wanted["storageClassName"] = self._plan.storage_class
+        if (storage_class := spec.claim.storage_class or self._plan.storage_class) != DEFAULT_CLASS:
+            wanted["storageClassName"] = storage_class
         return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": wanted}
 
 

@@ -1,0 +1,57 @@
+"""Claims of shared workspaces: what they ask for, and whose they are."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from otto_kubekit.client import Client
+from otto_kubekit.kinds import CLAIMS, custom
+from otto_kubekit.testing import FakeCluster
+from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims
+from otto_scaler.worker import Claim, Identity, Owner, WorkerSpec
+
+PLAN = ClaimPlan("standard", "1Gi", "ReadWriteOnce")
+RAW = custom("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+
+
+def worker(owner: str = "", claim: Claim = Claim(), workspace: str = "ws-1") -> WorkerSpec:  # noqa: B008  frozen
+    kept = Owner("ottoscaler.io/v1alpha1", "PipelineRun", owner, f"uid-of-{owner}") if owner else None
+    return WorkerSpec(Identity("w", "t", 1, 1, workspace=workspace), ("true",), owner=kept, claim=claim)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with FakeCluster() as cluster, cluster.client() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("claim", "wanted"),
+    [
+        (Claim(), ("standard", "1Gi", ["ReadWriteOnce"])),
+        (Claim("fast", "5Gi", "ReadWriteMany"), ("fast", "5Gi", ["ReadWriteMany"])),
+        (Claim(storage_class="default", size="2Gi"), (None, "2Gi", ["ReadWriteOnce"])),
+    ],
+    ids=["as the settings say", "as the run says", "the cluster's default class"],
+)
+async def test_a_claim_is_what_the_run_says_or_else_the_settings(
+    client: Client, claim: Claim, wanted: tuple[str | None, str, list[str]]
+) -> None:
+    """Class, size and access mode, each by itself."""
+    await Claims(client, PLAN, "ottoscaler").ensure(worker(claim=claim))
+    spec = (await client.get(RAW, "ws-1")).spec
+    assert (spec.get("storageClassName"), spec["resources"]["requests"]["storage"], spec["accessModes"]) == wanted
+
+
+async def test_a_run_that_takes_a_workspace_over_owns_it_too(client: Client) -> None:
+    """Else Kubernetes would delete it with the run whose it was first; asked for again, nothing changes, also by a later service."""
+    claims = Claims(client, PLAN, "ottoscaler")
+    await claims.ensure(worker("old"))
+    await claims.ensure(worker("new"))
+    before = await client.get(CLAIMS, "ws-1")
+    assert [(owner.name, owner.controller) for owner in before.metadata.owner_references] == [("old", True), ("new", False)]
+    for later in (claims, Claims(client, PLAN, "ottoscaler")):
+        await later.ensure(worker("new"))
+        await later.ensure(replace(worker("old")))
+    assert (await client.get(CLAIMS, "ws-1")).metadata.owner_references == before.metadata.owner_references
