@@ -5,6 +5,7 @@ into DIRECTORY/values.yaml, for `helm --values`; where there is no engine to loa
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -74,12 +75,19 @@ def base(program: str) -> str:
 
 
 def _squashed(archive: str) -> str:
-    """An archive as an image of one layer: buildah builds on none whose history says less than its layers."""
-    container = said("buildah", "from", archive).splitlines()[-1]
-    try:
-        return said("buildah", "commit", "--quiet", "--squash", "--format", "docker", "--timestamp", "0", container).splitlines()[-1]
-    finally:
-        said("buildah", "rm", container)
+    """An archive as an image of one layer, made once: buildah builds on none whose history says less than its layers.
+
+    Made again it would be another image, as its directories bear the time, and everything would be built anew.
+    """
+    with Path(archive.removeprefix("docker-archive:")).open("rb") as file:
+        name = f"localhost/ottoscaler-base:{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    if not _works("buildah", "inspect", "--type", "image", name):
+        container = said("buildah", "from", archive).splitlines()[-1]
+        try:
+            said("buildah", "commit", "--quiet", "--squash", "--format", "docker", "--timestamp", "0", container, name)
+        finally:
+            said("buildah", "rm", container)
+    return name
 
 
 def build(program: str, on: str, target: str, registry: str) -> Image:
