@@ -1,9 +1,10 @@
 """Trouble between the scaler and its cluster: no worker is created twice, none is lost, and none counts as deleted that isn't."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,11 +12,14 @@ from otto_kubekit import kinds
 from otto_kubekit.testing import FakeCluster, Script, local_process
 from otto_kubekit.testing.faults import Asked
 from otto_kubekit.testing.resources import PODS
+from otto_kubekit.watching import Watching
 from otto_scaler.backends.kubernetes import backend as backend_module
-from otto_scaler.errors import NotReadyError
+from otto_scaler.backends.kubernetes.tending import Tending
+from otto_scaler.errors import BackendError, NotReadyError
 from otto_scaler.worker import Cause, State
 
 from .conftest import DEFAULT_LIMITS, PodsRig, pods_rig, spec, until
+from .pod_reports import pod, read, running, waiting
 
 LONG = ("sleep", "300")
 
@@ -160,13 +164,38 @@ async def test_a_stop_that_comes_too_late_for_deletion_ends_the_running_pod(tmp_
         await pods.reaches(wanted, lambda worker: "available" in worker.pending_reason)
         pods.cluster.faults.stall(watches)
         name = wanted.identity.name
-        pod = pods.cluster.pod(name)
-        pods.cluster.storage.put(PODS, {**pod, "spec": {**pod["spec"], "nodeName": "fake-node"}})
+        there = pods.cluster.pod(name)
+        pods.cluster.storage.put(PODS, {**there, "spec": {**there["spec"], "nodeName": "fake-node"}})
         await pods.backend.stop(name, "enough")
         stopped = pods.cluster.pod(name)
         assert stopped["spec"]["activeDeadlineSeconds"] == 1
         assert stopped["metadata"]["annotations"]["ottoscaler.io/stop-reason"] == "enough"
         pods.cluster.faults.resume()
+
+
+async def test_a_deletion_of_ours_is_a_stop_whoever_tells_it_first(tmp_path: Path) -> None:
+    """The watch may tell that the pod is gone before the deletion is answered, or that is never answered at all."""
+    async with pods_rig(tmp_path) as pods:
+        wanted = spec()
+        await pods.backend.create(wanted, held=True)
+        await pods.reaches(wanted, lambda worker: worker.held)
+        pods.cluster.faults.cut(after=True, when=lambda asked: asked.method == "DELETE")
+        with suppress(BackendError):
+            await pods.backend.stop(wanted.identity.name, "not needed")
+        worker = await pods.ends(wanted)
+        assert (worker.cause, worker.error, worker.started) == (Cause.CANCELLED, "not needed", 0)
+
+
+def test_what_is_older_than_what_was_seen_is_no_news() -> None:
+    """Answers to calls and what is watched come in no order."""
+    tending = Tending(cast("Any", None), Watching(), 300.0)
+    newer = pod(phase="Running", containerStatuses=[running()])
+    older = pod(containerStatuses=[waiting("ContainerCreating")])
+    older["metadata"]["resourceVersion"] = "99"
+    tending.see(read(newer), live=True)
+    tending.see(read(older), live=True)
+    [entry] = tending.entries.values()
+    assert entry.worker.state is State.RUNNING
 
 
 async def test_a_stop_before_the_pod_was_seen_finds_it(tmp_path: Path) -> None:

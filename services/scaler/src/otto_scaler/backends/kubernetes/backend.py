@@ -285,7 +285,8 @@ class KubernetesBackend:
                 if not found:
                     await claims.find_marked()
                     found = True
-                await claims.sweep(self._tending.used() | self._named.keys())
+                if claims.waiting:
+                    await claims.sweep(self._tending.used() | self._named.keys())
             except KubeError as error:
                 log.warning("scaler.claim.list_failed", extra={"why": said(error)})
             try:

@@ -84,6 +84,11 @@ class Claims:
             return
         self._marked[name] = claim.metadata.uid
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any is to be deleted."""
+        return bool(self._marked)
+
     async def sweep(self, used: Container[str]) -> None:
         """Deletes what is to be deleted and not `used`. What fails is said, and tried next time."""
         for name, uid in sorted(self._marked.items()):

@@ -68,7 +68,7 @@ class Tending:
         """Keeps the picture true, until cancelled. While the cluster is away it stays as it was: nothing counts as gone for that."""
         self.known.clear()
         told: set[str] | None = set()
-        away = False
+        away = ""
         async with aclosing(cast("Any", forever(self._client, WORKER_PODS, self._watching))) as seen:
             async for event in seen:
                 match event:
@@ -79,19 +79,19 @@ class Tending:
                     case Deleted(pod):
                         self.lose(pod)
                     case Interrupted(error, delay):
-                        if not away:
-                            away = True
-                            log.warning("scaler.cluster.away", extra={"why": said(error), "delay": round(delay, 1)})
+                        if away != (why := said(error)):
+                            away = why
+                            log.warning("scaler.cluster.away", extra={"why": why, "delay": round(delay, 1)})
                         continue
-                    case Synced(_, why, missed):
+                    case Synced(_, listed_for, missed):
                         if told is not None:
                             self._forget_all_but(told)
                             told = None
-                        if missed and why == "reconcile":
+                        if missed and listed_for == "reconcile":
                             log.warning("scaler.cluster.missed", extra={"count": missed})
                         self.known.set()
                 if away:
-                    away = False
+                    away = ""
                     log.info("scaler.cluster.back")
 
     def see(self, pod: WorkerPod, *, live: bool) -> None:
