@@ -1,12 +1,13 @@
 """Log lines: how long one takes, and how many go through."""
 
+import asyncio
 import sys
 import time
 from collections.abc import AsyncIterable
 from statistics import median
 from typing import Any
 
-from ottoscaler.v1.log_pb2 import LogSelection, WorkerIdentifier
+from ottoscaler.v1.log_pb2 import LogEntry, LogSelection, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import TailLogsRequest
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
@@ -19,6 +20,8 @@ from .service import Service
 
 PAIRS = 3
 """Ours and the bare stream take turns so often, as what else the machine does changes within seconds."""
+BATCH_PAIRS = 9
+"""Those of stored batches, which take a tenth of a second each."""
 STAMPS = "import sys, time\nfor _ in range(int(sys.argv[1])):\n print(time.time_ns(), flush=True)\n time.sleep(0.01)\n"
 FLOOD = (
     "import sys\nn = int(sys.argv[1])\n"
@@ -41,7 +44,16 @@ async def latency(service: Service, size: float) -> dict[str, float]:
 
 
 async def throughput(service: Service, size: float) -> dict[str, float]:
-    """Lines of 200 bytes, in, out, and both at once, beside bare streams of the same messages: pairs in turns, medians of them."""
+    """Lines of 200 bytes, in, out, and both at once, beside bare streams of the same messages: pairs in turns, medians of them.
+
+    The bare stream is a server of grpc.aio that has the messages as objects, and serializes and sends them; its client is the one that
+    reads ours, in the same process, with the same classes. Of ours it is compared with three ways of the same lines:
+
+    - replayed: written by a worker before, read from the spool; the reader's stream from its call to its end;
+    - live: from the worker's write to a pipe through its supervisor, its log file, the relay, its masks and the spool to the reader, who
+      was there before the first line; from the reader's first message to the end;
+    - pushed: sent to the relay over gRPC, one a message and each answered (StreamLogs), stored and read by one reader at the same time.
+    """
     count = round(100_000 * size / 500) * 500
     few = count // 4
     found: dict[str, float] = {}
@@ -62,18 +74,45 @@ async def throughput(service: Service, size: float) -> dict[str, float]:
             call = logs.StreamWorkerLogs(worker) if kind == "single" else logs.TailLogs(TailLogsRequest(worker=worker))
             return (await _counted(call, from_first=True))[0]
 
+        async def pushed(number: int) -> float:
+            name = f"pushed-{number}"
+            call = logs.StreamLogs(LogEntry(worker_id=name, source="stdout", message=f"{i:010d}".ljust(199, "x")) for i in range(few))
+            known = asyncio.Event()
+            answers = asyncio.create_task(_taken(call, few, known), name="answers")
+            await known.wait()
+            begun = time.perf_counter()
+            await _taken(logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name)), few)
+            seconds = time.perf_counter() - begun
+            await answers
+            return few / seconds
+
         for kind in ("single", "batch"):
             _, messages = await replayed(kind)
             async with bare.streaming(kind, messages) as bare_rate:
-                rates = [((await replayed(kind))[0], await live(kind, number), await bare_rate()) for number in range(PAIRS)]
+                turns = PAIRS if kind == "single" else BATCH_PAIRS
+                rates = [((await replayed(kind))[0], await bare_rate()) for _ in range(turns)]
+                lived = [(await live(kind, number), await bare_rate()) for number in range(PAIRS)]
             found |= {
-                f"lines.{kind}": median(out for out, _, _ in rates),
-                f"lines.{kind}.bare": median(floor for _, _, floor in rates),
-                f"lines.{kind}.ratio": median(100 * out / floor for out, _, floor in rates),
-                f"lines.live.{kind}": median(both for _, both, _ in rates),
-                f"lines.live.{kind}.ratio": median(100 * both / floor for _, both, floor in rates),
+                f"lines.{kind}": median(out for out, _ in rates),
+                f"lines.{kind}.bare": median(floor for _, floor in (*rates, *lived)),
+                f"lines.{kind}.ratio": median(100 * out / floor for out, floor in rates),
+                f"lines.live.{kind}": median(both for both, _ in lived),
+                f"lines.live.{kind}.ratio": median(100 * both / floor for both, floor in lived),
             }
+        found["lines.pushed"] = median([await pushed(number) for number in range(PAIRS)])
+        found["lines.pushed.ratio"] = 100 * found["lines.pushed"] / found["lines.single.bare"]
     return found
+
+
+async def _taken(call: Any, count: int, first: asyncio.Event | None = None) -> None:
+    """Reads so many messages of a stream and leaves it; says when the first has come."""
+    async for _ in call:
+        if first is not None:
+            first.set()
+        count -= 1
+        if not count:
+            break
+    call.cancel()
 
 
 async def _taken_in(logs: Any, name: str, count: int) -> float:

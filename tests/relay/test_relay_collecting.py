@@ -10,9 +10,9 @@ import grpc.aio
 import pytest
 
 from otto_relay import collector
+from otto_relay.encoder import Fresh
 from otto_relay.masking import Masker
 from otto_relay.sources.protocol import Line
-from otto_relay.worker_log import Fresh
 from ottoscaler.v1.log_pb2 import (
     BUILD_LOG_KIND_GAP,
     BUILD_LOG_KIND_LINE,

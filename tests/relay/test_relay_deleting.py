@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from otto_relay import worker_log
+from otto_relay.encoder import Fresh
 from otto_relay.errors import SpoolWriteError
 from otto_relay.files import Files
 from otto_relay.registry import Registry
 from otto_relay.retention import Retention
 from otto_relay.spool import Spool, open_spool
-from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, Fresh, WorkerLog
+from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, WorkerLog
 
 from .pushing import Rig, until
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from otto_relay.encoder import Fresh
 from otto_relay.files import Files
 from otto_relay.notices import Notice
-from otto_relay.worker_log import Facts, Fresh
+from otto_relay.worker_log import Facts
 
 from .pushing import Handler, Rig, until
 

@@ -1,12 +1,13 @@
 """How far lines were answered for, and which notices are due: the pure parts of the push."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otto_relay.notices import CREATED, ENDS, RUNNING, Sighting, due, vanished
 from otto_relay.positions import Position, unpack
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["stored", "again"]), max_size=60), st.data())
 def test_exactly_what_has_no_good_answer_is_owed(answers: list[str], data: st.DataObject) -> None:
     """Whatever the answers and however often lines come again, the lines without a good one are owed, also after being written."""
@@ -31,6 +32,7 @@ def test_exactly_what_has_no_good_answer_is_owed(answers: list[str], data: st.Da
         assert (same.answered, same.again) == (position.answered, position.again)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**53), st.lists(st.integers(1, 2**53), max_size=5), st.data())
 def test_a_damaged_position_is_known_as_one(answered: int, again: list[int], data: st.DataObject) -> None:
     """Any single byte that is wrong, and any end that is missing, gives no position instead of a wrong one."""
@@ -43,6 +45,7 @@ def test_a_damaged_position_is_known_as_one(answered: int, again: list[int], dat
     assert unpack(packed[:at]) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["pending", "running", "succeeded", "failed"]), min_size=1, max_size=6), st.booleans())
 def test_each_kind_of_notice_is_due_once_and_in_order(statuses: list[str], removed: bool) -> None:
     """Whatever order of sightings, a worker was created before it ran, ran before it ended, and ends once."""

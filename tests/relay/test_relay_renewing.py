@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from otto_relay.encoder import Fresh
 from otto_relay.files import Files
 from otto_relay.notices import Sighting
 from otto_relay.outbox import Outbox, sighted
-from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
+from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog
 
 from .pushing import Rig, until
 

@@ -12,13 +12,13 @@ import grpc
 import pytest
 
 from otto_relay import worker_log
+from otto_relay.encoder import Encoder, Fresh
 from otto_relay.errors import SpoolWriteError
 from otto_relay.files import Files
-from otto_relay.records import pack
 from otto_relay.registry import Registry
 from otto_relay.retention import Retention
 from otto_relay.spool import Cursor, Segment, Spool, open_spool
-from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
+from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import LogResponse
 
@@ -213,7 +213,7 @@ def test_a_place_that_was_read_once_is_found_at_once(tmp_path: Path, files: File
     """A reader that starts near the end of a spool that was opened again reads little once any other has been through it."""
     spool = Spool(tmp_path, files, 1 << 26)
     for sequence in range(1, 3001):
-        spool.append([pack(sequence, 0, 0, 0, b"", b"x" * 1000, 1000)], b"")
+        spool.append(Encoder().blocks(sequence, b"", [Fresh(0, 0, b"x" * 1000)]), 1, b"")
     again = open_spool(tmp_path, files, 1 << 26, refill=True)
     through = Cursor(again, 1)
     while not through.caught_up:

@@ -1,11 +1,14 @@
 """Bytes that we write by hand are the messages of the contract."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otto_relay import wire
+from otto_relay.blocks import BLOCK_BYTES
+from otto_relay.encoder import Encoder, Fresh
 from otto_relay.levels import LEVELS
+from otto_relay.parsing import parse
 from otto_relay.records import LEVEL_SHIFT
 from otto_runtime.times import rfc3339
 from ottoscaler.v1.log_pb2 import BuildLogEntry, BuildLogKind, LogBatch, LogEntry
@@ -77,3 +80,57 @@ def test_build_entries_parse(
 def test_kinds_have_the_numbers_of_the_contract(kind: str) -> None:
     """Our constants are those of BuildLogKind."""
     assert getattr(wire, kind) == BuildLogKind.Value(f"BUILD_LOG_KIND_{kind}")
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 2**40),
+    st.lists(
+        st.tuples(
+            st.integers(0, 4102444800 * 10**9),
+            st.integers(0, 7),
+            st.text() | st.integers(100, 20_000).map("x".__mul__),
+            st.dictionaries(names, names, max_size=2),
+        ),
+        min_size=1,
+        max_size=150,
+    ),
+)
+def test_what_is_stored_is_what_readers_get(first: int, given: list[tuple[int, int, str, dict[str, str]]]) -> None:
+    """Blocks hold each line once, as the LogEntries of a LogBatch, replayed or live, and by their index as it was given."""
+    lines = [
+        Fresh(at, flags, message.encode(), b"%d" % number, 0, wire.metadata_fields(metadata))
+        for number, (at, flags, message, metadata) in enumerate(given)
+    ]
+    fields = wire.worker_fields("worker", "task")
+    parsed = parse(Encoder().blocks(first, fields, lines), final=True)
+    assert parsed.damaged == 0
+    assert all(block.begins_with(fields) and not block.begins_with(fields[:-1]) and not block.gaps for block in parsed.blocks)
+    assert all(block.lines == 1 or len(block.body) <= BLOCK_BYTES for block in parsed.blocks)
+    assert parsed.blocks[-1].position == lines[-1].position
+    expected = [
+        LogEntry(
+            worker_id="worker",
+            task_id="task",
+            timestamp=rfc3339(at) or "1970-01-01T00:00:00.000Z",
+            level=LEVELS[flags >> LEVEL_SHIFT],
+            source=("stdout", "stderr")[flags & 1],
+            message=message,
+            metadata=metadata,
+            sequence=sequence,
+            replayed=True,
+        )
+        for sequence, (at, flags, message, metadata) in enumerate(given, first)
+    ]
+    assert list(LogBatch.FromString(b"".join(block.body for block in parsed.blocks)).entries) == expected
+    assert [LogEntry.FromString(entry) for block in parsed.blocks for entry in block.entries(replayed=True)] == expected
+    for entry in expected:
+        entry.replayed = False
+    assert list(LogBatch.FromString(b"".join(block.live() for block in parsed.blocks)).entries) == expected
+    assert [LogEntry.FromString(entry) for block in parsed.blocks for entry in block.entries(replayed=False)] == expected
+    records = [record for block in parsed.blocks for record in block.records()]
+    assert [LogEntry.FromString(fields + record.payload) for record in records] == expected
+    assert [(record.sequence, record.time, record.flags) for record in records] == [
+        (sequence, line.time, line.flags) for sequence, line in enumerate(lines, first)
+    ]
+    assert [record.payload[len(record.payload) - record.message_length :] for record in records] == [line.message for line in lines]

@@ -11,22 +11,26 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import repeat
 
+from otto_relay.encoder import Fresh
 from otto_relay.errors import RelayError, SourceLostError, SpoolWriteError
-from otto_relay.levels import WARN, level_of
+from otto_relay.levels import LEVELS, WARN, levels_of
 from otto_relay.masking import PIECE, Masker
 from otto_relay.notices import Sighting
 from otto_relay.records import LEVEL_SHIFT, STDERR
 from otto_relay.registry import Registry
 from otto_relay.sources.protocol import Ending, Line, LogSource
 from otto_relay.wire import metadata_fields
-from otto_relay.worker_log import FOLLOWED, Facts, Fresh, WorkerLog
+from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog
 
 log = logging.getLogger(__name__)
 
 PENDING, RUNNING, FINISHED = range(3)
 """Phases of a worker."""
+_FLAGS = [[level << LEVEL_SHIFT | bit for level in range(len(LEVELS))] for bit in (0, STDERR)]
+"""By whether a line came from stderr, and its level."""
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 _ROTATED = "lines may be missing here: this log was rotated while it was not read"
@@ -62,22 +66,36 @@ class _Followed:
 
 def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fresh]:
     """Lines of a source as they are stored: masked, valid UTF-8, with their level. `position` is that before the first."""
+    times, stderr, texts, positions, containers, missing = zip(*lines, strict=True)
+    whole = b"\n".join(texts)
     # A long line comes alone, and is looked at once.
-    if masker and (len(lines) == 1 or masker.suspects(b"\n".join([line.text for line in lines]))):
-        lines = [line._replace(text=masker.mask(line.text)) for line in lines]
-    found: list[Fresh] = []
-    for at, stderr, text, after, container, missing in lines:
-        if missing:
-            found.append(_notice(_ROTATED, position, at, container))
-        position = after
-        if not text.isascii():
-            try:
-                text.decode()
-            except UnicodeDecodeError:
-                text = text.decode("utf-8", "replace").encode()  # noqa: PLW2901 - what is stored is the text with its bad bytes replaced
-        flags = level_of(text, stderr=stderr) << LEVEL_SHIFT | (STDERR if stderr else 0)
-        found.append(Fresh(at, flags, text, after, 0, _container_fields(container) if container else b""))
-    return found
+    if masker and (len(texts) == 1 or masker.suspects(whole)):
+        texts = tuple(map(masker.mask, texts))
+        whole = b"\n".join(texts)
+    if not whole.isascii():
+        texts = tuple(map(_text, texts))
+    flags = [_FLAGS[error][level] for error, level in zip(stderr, levels_of(texts, stderr, whole), strict=True)]
+    fields = map(_container_fields, containers) if any(containers) else repeat(b"")
+    # What Fresh(...) does, without the call of its own in between.
+    found: list[Fresh] = list(map(partial(tuple.__new__, Fresh), zip(times, flags, texts, positions, repeat(0), fields, strict=False)))
+    if not any(missing):
+        return found
+    told: list[Fresh] = []
+    for line, entry, before in zip(lines, found, (position, *positions), strict=False):
+        if line.missing:
+            told.append(_notice(_ROTATED, before, line.time, line.container))
+        told.append(entry)
+    return told
+
+
+def _text(text: bytes) -> bytes:
+    """UTF-8: the same, or with its bad bytes replaced."""
+    if not text.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return text.decode("utf-8", "replace").encode()
+    return text
 
 
 class Collector:
@@ -273,7 +291,7 @@ class Collector:
 @lru_cache(maxsize=256)
 def _container_fields(container: str) -> bytes:
     """What tells the lines of an init container, or of one that runs beside the worker, from the worker's own."""
-    return metadata_fields({"otto.container": container})
+    return metadata_fields({"otto.container": container}) if container else b""
 
 
 def _notice(words: str, position: bytes, at: int = 0, container: str = "") -> Fresh:

@@ -4,16 +4,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
+from otto_relay.blocks import Block
 from otto_relay.errors import UnknownLogError
 from otto_relay.records import Record
 from otto_relay.spool import Cursor, Spool
-from otto_relay.wire import REPLAYED, dropped_field
+from otto_relay.wire import REPLAYED, dropped_field, tagged
 from otto_relay.worker_log import WorkerLog
 
 CHUNK = 131072
 """Bytes per look into a spool: about 1,000 lines, some milliseconds of work."""
 Filter = Callable[[Record], bool] | None
+Part = tuple[int, bytes]
+"""So many lines, encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +33,41 @@ class Limits:
 class Batch:
     """Entries until there are enough of them."""
 
-    __slots__ = ("_limits", "entries", "size")
+    __slots__ = ("_limits", "entries", "lines", "size")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.entries: list[bytes] = []
         self.size = 0
+        self.lines = 0
 
     def add(self, entry: bytes) -> None:
         """Adds one more, whether or not it is full."""
         self.entries.append(entry)
         self.size += len(entry)
+        self.lines += 1
 
     def gather(self, entries: Iterable[bytes]) -> Iterator[list[bytes]]:
         """Adds entries, and gives what was gathered before each that does not fit. One too long for any batch gets its own."""
-        lines, most = self._limits.lines, self._limits.bytes
-        held, size = self.entries, self.size
-        for entry in entries:
-            length = len(entry)
-            if held and (size + length > most or len(held) >= lines):
+        return self.gather_parts(zip(repeat(1), entries, strict=False))
+
+    def gather_parts(self, parts: Iterable[Part]) -> Iterator[list[bytes]]:
+        """As `gather`, of parts that may hold several lines."""
+        most_lines, most = self._limits.lines, self._limits.bytes
+        held, size, lines = self.entries, self.size, self.lines
+        for count, part in parts:
+            length = len(part)
+            if held and (size + length > most or lines + count > most_lines):
                 yield held
-                held, size = [], 0
-            held.append(entry)
+                held, size, lines = [], 0, 0
+            held.append(part)
             size += length
-        self.entries, self.size = held, size
+            lines += count
+        self.entries, self.size, self.lines = held, size, lines
 
     def take(self) -> list[bytes]:
         """What was gathered; empty afterwards."""
-        entries, self.entries, self.size = self.entries, [], 0
+        entries, self.entries, self.size, self.lines = self.entries, [], 0, 0
         return entries
 
 
@@ -95,7 +106,7 @@ class Lane:
         return (self.caught_up and self.known.ended) or not (self._follow or self.replaying)
 
     def passed(self, limit: int | None) -> bool:
-        """Whether it has read a line that was written after `limit` (nanoseconds)."""
+        """Whether it has read a line that was written after `limit` (nanoseconds), if it looks at lines at all: with a limit it does."""
         return limit is not None and self._latest > limit
 
     def read(self, count: int = CHUNK) -> list[tuple[int, bytes]]:
@@ -103,49 +114,66 @@ class Lane:
 
         Raises UnknownLogError when the worker is not kept any more.
         """
-        records, entries = self._read(count)
-        return [(record.time, entry) for record, entry in zip(records, entries, strict=True)]
+        start, blocks = self._blocks(count)
+        return [(record.time, entry) for block in blocks for record, entry in zip(*self._one_by_one(block.records(), start), strict=True)]
 
     def entries(self, count: int = CHUNK) -> list[bytes]:
         """As `read`, without the times."""
-        return self._read(count)[1]
+        start, blocks = self._blocks(count)
+        found: list[bytes] = []
+        for block in blocks:
+            if self._plain(block):
+                self._expected = block.last + 1
+                found += block.entries(replayed=block.last <= self.snapshot)
+            else:
+                found += self._one_by_one(block.records(), start)[1]
+        return found
 
-    def _read(self, count: int) -> tuple[list[Record], list[bytes]]:
-        """The next wanted records and, encoded, their entries."""
+    def parts(self, limits: Limits, count: int = CHUNK) -> list[Part]:
+        """As `read`, as parts of a LogBatch that are no more than the limits allow: whole blocks wherever that can be."""
+        start, blocks = self._blocks(count)
+        found: list[Part] = []
+        for block in blocks:
+            if self._plain(block) and block.lines <= limits.lines and len(block.body) <= limits.bytes:
+                self._expected = block.last + 1
+                found.append((block.lines, block.body if block.last <= self.snapshot else block.live()))
+            else:
+                found += [(1, tagged(entry)) for entry in self._one_by_one(block.records(), start)[1]]
+        return found
+
+    def _blocks(self, count: int) -> tuple[int, list[Block]]:
+        """The next blocks, and the sequence before which their lines are not wanted."""
         if self.known.removed:
             raise UnknownLogError(f"the lines of worker {self.known.worker_id!r} are not kept any more")
-        records = self._cursor.read(count)
-        if not records:
-            return [], []
-        if self._expected is None:
-            self._expected = records[0].sequence
-        self._latest = max(self._latest, records[-1].time)
-        if self._plain(records):
-            self._expected = records[-1].sequence + 1
-            fields = self.known.fields
-            return records, [fields + record.payload + REPLAYED for record in records]
-        return self._read_one_by_one(records, self._expected)
+        start = self._cursor.next
+        blocks = self._cursor.read_blocks(count)
+        if blocks and self._expected is None:
+            self._expected = max(blocks[0].first, start)
+        return start, blocks
 
-    def _plain(self, records: list[Record]) -> bool:
-        """Whether all are wanted, were stored before, and nothing is missing among them: so it is with nearly all that is replayed."""
-        first, last = records[0].sequence, records[-1].sequence
+    def _plain(self, block: Block) -> bool:
+        """Whether all of its lines are wanted, they go on with what came before, and they may be sent as they are stored."""
         return (
             self._wanted is None
-            and first == self._expected
-            and last - first == len(records) - 1
-            and last <= self.snapshot
-            and not self._dropped
-            and not any(record.dropped for record in records)
+            and block.first == self._expected
+            and not (block.gaps or self._dropped)
+            and (block.last <= self.snapshot or (self._follow and block.first > self.snapshot))
+            and block.begins_with(self.known.fields)
         )
 
-    def _read_one_by_one(self, records: list[Record], expected: int) -> tuple[list[Record], list[bytes]]:
-        fields, wanted, snapshot = self.known.fields, self._wanted, self.snapshot
+    def _one_by_one(self, records: list[Record], start: int) -> tuple[list[Record], list[bytes]]:
+        """The wanted records from sequence `start` on and, encoded, their entries."""
+        fields, wanted, snapshot, expected = self.known.fields, self._wanted, self.snapshot, self._expected
+        assert expected is not None
         found: list[Record] = []
         entries: list[bytes] = []
         for record in records:
             sequence = record.sequence
+            if sequence < start:
+                continue
             if sequence > snapshot and not self._follow:
                 break
+            self._latest = max(self._latest, record.time)
             if sequence != expected or record.dropped:
                 self._dropped += max(sequence - expected, 0) + record.dropped
             expected = sequence + 1

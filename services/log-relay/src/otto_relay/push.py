@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from otto_relay.answer import Answer
+from otto_relay.encoder import Fresh
 from otto_relay.errors import SpoolWriteError
 from otto_relay.levels import LEVELS, level_of
 from otto_relay.records import LEVEL_SHIFT, STDERR
 from otto_relay.registry import Registry
 from otto_relay.sources.cri import Times
 from otto_relay.wire import metadata_fields
-from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, Fresh, WorkerLog
+from otto_relay.worker_log import FOLLOWED, PUSHED, Facts, WorkerLog
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,14 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from itertools import repeat
 
-from otto_relay.lanes import CHUNK, Batch, Lane, Limits, tail_places
+from otto_relay.lanes import CHUNK, Batch, Lane, Limits, Part, tail_places
 from otto_relay.registry import Task
 from otto_relay.selection import Selection
+from otto_relay.wire import entry_batch
 from otto_relay.worker_log import WorkerLog
 
 _LEAST = 4096
@@ -45,20 +48,33 @@ async def _worker_lane(known: WorkerLog, selection: Selection) -> Lane:
     return Lane(known, start, wanted, count_from=count_from, follow=selection.follow)
 
 
-async def worker_entries(known: WorkerLog, selection: Selection, limits: Limits) -> AsyncIterator[list[bytes]]:
+def worker_entries(known: WorkerLog, selection: Selection, limits: Limits) -> AsyncGenerator[list[bytes]]:
     """The wanted lines of a worker as encoded LogEntries, in batches; ends when all is delivered.
 
     Raises UnknownLogError when they are deleted meanwhile.
     """
+    return _worker_parts(known, selection, limits, lambda lane: zip(repeat(1), lane.entries(), strict=False))
+
+
+async def worker_batches(known: WorkerLog, selection: Selection, limits: Limits) -> AsyncGenerator[bytes]:
+    """As `worker_entries`, as encoded LogBatches: what is stored as it is sent is not looked at line by line."""
+    async with aclosing(_worker_parts(known, selection, limits, lambda lane: lane.parts(limits))) as batches:
+        async for batch in batches:
+            yield b"".join(batch)
+
+
+async def _worker_parts(
+    known: WorkerLog, selection: Selection, limits: Limits, read: Callable[[Lane], Iterable[Part]]
+) -> AsyncGenerator[list[bytes]]:
     lane = await _worker_lane(known, selection)
     stop = None if selection.until is None else selection.until + int(UNTIL_MARGIN * 1e9)
     batch = Batch(limits)
     lingered = False
     while True:
         lingered = lingered or lane.replaying
-        found = lane.entries()
+        found = list(read(lane))
         late = lane.passed(stop)
-        for full in batch.gather(found):
+        for full in batch.gather_parts(found):
             yield full
         if late or lane.done:
             if batch.entries:
@@ -142,7 +158,14 @@ async def _task_lanes(workers: list[WorkerLog], selection: Selection) -> list[La
     return lanes
 
 
-async def task_entries(task: Task, selection: Selection, limits: Limits, linger: float) -> AsyncIterator[list[bytes]]:
+async def task_batches(task: Task, selection: Selection, limits: Limits, linger: float) -> AsyncGenerator[bytes]:
+    """As `task_entries`, as encoded LogBatches."""
+    async with aclosing(task_entries(task, selection, limits, linger)) as batches:
+        async for batch in batches:
+            yield entry_batch(batch)
+
+
+async def task_entries(task: Task, selection: Selection, limits: Limits, linger: float) -> AsyncGenerator[list[bytes]]:
     """The wanted lines of all workers of a task in the order of time: exact for what is stored, within `linger` seconds for what follows.
 
     Ends when all its workers have ended and all is delivered.

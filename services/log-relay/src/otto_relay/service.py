@@ -16,12 +16,13 @@ from otto_relay.build_reader import BuildReader
 from otto_relay.errors import InvalidRequestError, NotReadyError, UnknownLogError
 from otto_relay.lanes import Limits
 from otto_relay.push import Pushes
-from otto_relay.readers import task_entries, worker_entries
-from otto_relay.registry import Registry
+from otto_relay.readers import task_batches, task_entries, worker_batches, worker_entries
+from otto_relay.registry import Registry, Task
 from otto_relay.settings import Settings
 from otto_relay.tracking import Tracker
 from otto_relay.translate import BuildTarget, WorkerTarget, build_target, pushed, worker_target
-from otto_relay.wire import build_batch, entry_batch
+from otto_relay.wire import build_batch
+from otto_relay.worker_log import WorkerLog
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import (
     DESCRIPTOR,
@@ -124,9 +125,9 @@ class LogStreaming:
         which = request.WhichOneof("target")
         if which == "worker":
             target = worker_target(request.worker, self._settings.max_tail_lines, "worker.")
-            async with aclosing(await self._worker_entries(target, self._batched)) as batches:
-                async for batch in batches:
-                    yield entry_batch(batch)
+            async with aclosing(await self._worker_batches(target)) as batches:
+                async for encoded in batches:
+                    yield encoded
         elif which == "build":
             chosen = build_target(request.build, self._settings.max_tail_lines, "build.")
             async with aclosing(await self._build_entries(chosen, self._batched)) as batches:
@@ -136,6 +137,19 @@ class LogStreaming:
             raise InvalidRequestError("target: give worker or build")
 
     async def _worker_entries(self, target: WorkerTarget, limits: Limits) -> Any:
+        known = await self._found(target)
+        if isinstance(known, WorkerLog):
+            return worker_entries(known, target.selection, limits)
+        return task_entries(known, target.selection, limits, self._settings.merge_linger)
+
+    async def _worker_batches(self, target: WorkerTarget) -> Any:
+        known = await self._found(target)
+        if isinstance(known, WorkerLog):
+            return worker_batches(known, target.selection, self._batched)
+        return task_batches(known, target.selection, self._batched, self._settings.merge_linger)
+
+    async def _found(self, target: WorkerTarget) -> WorkerLog | Task:
+        """The worker, or the task if none is named."""
         await self._appears(target.worker_id, target.task_id)
         if target.worker_id:
             known = self._registry.workers.get(target.worker_id)
@@ -144,11 +158,11 @@ class LogStreaming:
                 raise UnknownLogError(f"NOT_FOUND: no worker {target.worker_id!r}{of_task}, or its lines are not kept any more")
             if target.selection.after_sequence > known.spool.last:
                 raise InvalidRequestError(f"selection.after_sequence: the last sequence of this worker is {known.spool.last}")
-            return worker_entries(known, target.selection, limits)
+            return known
         task = self._registry.tasks.get(target.task_id)
         if task is None:
             raise UnknownLogError(f"NOT_FOUND: no worker of task {target.task_id!r}, or their lines are not kept any more")
-        return task_entries(task, target.selection, limits, self._settings.merge_linger)
+        return task
 
     async def _appears(self, worker_id: str, task_id: str) -> None:
         """A worker that was just made is known to the scaler some milliseconds before it is known here: waits for it."""

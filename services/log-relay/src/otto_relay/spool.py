@@ -1,4 +1,4 @@
-"""A worker's lines on disk: append-only segments of records, each file named by the sequence it begins with.
+"""A worker's lines on disk: append-only segments of blocks, each file named by the sequence it begins with.
 
 What is written reaches the operating system before anyone is told of it, so a kill of the process loses nothing. Opening cuts a torn end,
 so that its lines are collected again under the same sequences; damage in the middle is left as it is and shows as missing sequences.
@@ -9,8 +9,10 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from otto_relay.blocks import MAX_BODY_BYTES, Block
 from otto_relay.files import Files
-from otto_relay.records import MAX_BODY_BYTES, Record, last_position, parse, size_at
+from otto_relay.parsing import lines_at, parse, size_at
+from otto_relay.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,9 @@ class Segment:
     size: int
     """Bytes that are valid; there may be more behind after a failed write."""
     offsets: list[tuple[int, int]] = field(default_factory=list)
-    """Some sequences and where their records begin: shortcuts, as far as they are known."""
+    """Some sequences and where their blocks begin: shortcuts, as far as they are known."""
     damaged: bool = False
-    """Bytes that are no records were found in it, and told of."""
+    """Bytes that are no blocks were found in it, and told of."""
 
     def offset_before(self, sequence: int) -> int:
         """Where to start looking for a sequence."""
@@ -39,7 +41,7 @@ class Segment:
         return self.offsets[at][1] if at >= 0 else 0
 
     def remember(self, sequence: int, offset: int) -> None:
-        """A record begins here; kept if it is far enough behind the last that is known."""
+        """A block begins here; kept if it is far enough behind the last that is known."""
         if not self.offsets or offset - self.offsets[-1][1] >= _INDEX_BYTES:
             self.offsets.append((sequence, offset))
 
@@ -51,7 +53,7 @@ class Repair:
     cut: int = 0
     """Bytes cut from the end."""
     damaged: int = 0
-    """Bytes in the last segment that are no valid records."""
+    """Bytes in the last segment that are no valid blocks."""
 
 
 class Spool:
@@ -79,9 +81,8 @@ class Spool:
         """Bytes on disk."""
         return sum(segment.size for segment in self.segments)
 
-    def append(self, packed: list[bytes], position: bytes) -> None:
-        """Stores records whose sequences follow on `last`. Raises SpoolWriteError; then none of them is stored."""
-        data = packed[0] if len(packed) == 1 else b"".join(packed)
+    def append(self, data: bytes, lines: int, position: bytes) -> None:
+        """Stores blocks of so many lines, whose sequences follow on `last`. Raises SpoolWriteError; then none of them is stored."""
         segment = self.segments[-1] if self.segments else None
         if segment is None or (segment.size and segment.size + len(data) > self._segment_bytes):
             segment = self._new_segment()
@@ -90,7 +91,7 @@ class Spool:
             self.segments.append(segment)
         segment.remember(self.last + 1, segment.size)
         segment.size += len(data)
-        self.last += len(packed)
+        self.last += lines
         self.position = position
 
     def _new_segment(self) -> Segment:
@@ -130,7 +131,7 @@ class Spool:
 def open_spool(directory: Path, files: Files, segment_bytes: int, *, refill: bool, last: int | None = None) -> Spool:
     """The spool in `directory`, which has to exist.
 
-    With `refill` sequences go on right behind the last valid record, because the source gives the same lines again. Without it the
+    With `refill` sequences go on right behind the last valid block, because the source gives the same lines again. Without it the
     sequences of what was cut are never used again. With `last` nothing is read nor repaired: it is the last sequence of a spool that was
     closed in order.
     """
@@ -144,17 +145,17 @@ def open_spool(directory: Path, files: Files, segment_bytes: int, *, refill: boo
         return spool
     tail = spool.segments[-1]
     data = tail.path.read_bytes()
-    parsed = parse(data, final=True)
+    parsed = parse(data, final=True, torn=True)
     cut = len(data) - parsed.end
     spool.repair = Repair(cut, parsed.damaged - cut)
-    spool.last = parsed.records[-1].sequence if parsed.records else tail.first - 1
-    spool.position = _last_position(spool.segments, data, parsed.end)
+    spool.last = parsed.blocks[-1].last if parsed.blocks else tail.first - 1
+    spool.position = parsed.blocks[-1].position if parsed.blocks else _last_position(spool.segments[:-1])
     tail.size = parsed.end
     if cut:
         with tail.path.open("r+b") as file:
             file.truncate(parsed.end)
         if not refill:
-            spool.last += _records_in(data[parsed.end :])
+            spool.last += _lines_in(data[parsed.end :])
             # The name of the segment that comes next says what is not used any more.
             if spool.last >= tail.first and not tail.size:
                 spool.segments.pop()
@@ -164,22 +165,21 @@ def open_spool(directory: Path, files: Files, segment_bytes: int, *, refill: boo
     return spool
 
 
-def _last_position(segments: list[Segment], data: bytes, end: int) -> bytes:
-    found = last_position(data, end)
-    for segment in reversed(segments[:-1]):
-        if found is not None:
-            break
-        earlier = segment.path.read_bytes()
-        found = last_position(earlier, len(earlier))
-    return found[1] if found else b""
+def _last_position(segments: list[Segment]) -> bytes:
+    """The position after the last valid block."""
+    for segment in reversed(segments):
+        blocks = parse(segment.path.read_bytes(), final=True, torn=True).blocks
+        if blocks:
+            return blocks[-1].position
+    return b""
 
 
-def _records_in(data: bytes) -> int:
-    """How many records a cut end may have held: at least one."""
+def _lines_in(data: bytes) -> int:
+    """How many lines a cut end may have held: at least one."""
     count = at = 0
-    while size := size_at(data, at):
-        count += 1
-        at += size
+    while lines := lines_at(data, at):
+        count += lines
+        at += size_at(data, at)
     return max(count, 1)
 
 
@@ -215,9 +215,18 @@ class Cursor:
         return any(other.first > segment.first and other.first <= sequence for other in self._spool.segments)
 
     def read(self, count: int) -> list[Record]:
-        """The next records from about `count` bytes. May be empty without being at the end: read again unless `caught_up`.
+        """As `read_blocks`, line by line."""
+        first = self.next
+        blocks = self.read_blocks(count)
+        records = [record for block in blocks for record in block.records()]
+        if records and records[0].sequence < first:
+            return [record for record in records if record.sequence >= first]
+        return records
 
-        Sequences that were deleted or damaged are missing in what it gives.
+    def read_blocks(self, count: int) -> list[Block]:
+        """The next blocks from about `count` bytes. May be empty without being at the end: read again unless `caught_up`.
+
+        The first one may begin before `next`. Sequences that were deleted or damaged are missing in what it gives.
         """
         segments = self._spool.segments
         if not segments or self.next > self._spool.last:
@@ -234,7 +243,7 @@ class Cursor:
             if parsed.end == 0 and not whole:
                 data, whole = self._bytes(segment, size_at(data, 0) or MAX_BODY_BYTES)
                 parsed = parse(data, final=whole)
-                if parsed.end == 0 and not parsed.records:
+                if parsed.end == 0 and not parsed.blocks:
                     data, whole = self._bytes(segment, segment.size)
                     parsed = parse(data, final=True)
         except FileNotFoundError:
@@ -247,17 +256,17 @@ class Cursor:
         if parsed.damaged and not segment.damaged:
             segment.damaged = True
             log.warning("relay.spool.damaged", extra={"path": str(segment.path), "damaged_bytes": parsed.damaged})
-        if not parsed.records:
+        blocks = parsed.blocks
+        if not blocks:
             return []
-        records = parsed.records
         if not parsed.damaged:
-            segment.remember(records[0].sequence, at)
-        if records[0].sequence < self.next:
+            segment.remember(blocks[0].first, at)
+        if blocks[0].last < self.next:
             first = self.next
-            records = [record for record in records if record.sequence >= first]
-        if records:
-            self.next = records[-1].sequence + 1
-        return records
+            blocks = [block for block in blocks if block.last >= first]
+        if blocks:
+            self.next = blocks[-1].last + 1
+        return blocks
 
     def _bytes(self, segment: Segment, count: int) -> tuple[bytes, bool]:
         """The next bytes of a segment, and whether nothing follows: because it ends there, or because somebody has cut the file short."""

@@ -7,7 +7,7 @@ numbers are those of ottoscaler/v1/log.proto.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LINE, STAGE_STARTED, STAGE_FINISHED, GAP, HEARTBEAT = range(1, 6)
 """BuildLogKind."""
@@ -70,6 +70,35 @@ def metadata_fields(metadata: Mapping[str, str]) -> bytes:
     return b"".join(fields)
 
 
+_LOW_GROUPS = [b"\xa0\x06" + bytes((group,)) for group in range(0x100)]
+
+
+def sequence_fields(first: int, count: int) -> list[bytes]:
+    """LogEntry.sequence of so many lines from sequence `first` on."""
+    fields: list[bytes] = []
+    end = first + count
+    while first < end:
+        low, high = first & 0x7F, first >> 7
+        most = min(end - first, 0x80 - low)
+        if high:
+            groups = varint(high)
+            fields += [begin + groups for begin in _LOW_GROUPS[0x80 + low : 0x80 + low + most]]
+        else:
+            fields += _LOW_GROUPS[low : low + most]
+        first += most
+    return fields
+
+
+def line_fields(stamp: bytes, flags: int) -> bytes:
+    """What the stored part of a LogEntry begins with."""
+    return stamp + _KINDS[flags & 7]
+
+
+def message_tags(lengths: Iterable[int]) -> Iterable[bytes]:
+    """What stands before messages of these lengths."""
+    return map(_MESSAGES.__getitem__, lengths)
+
+
 def line_payload(stamp: bytes, flags: int, sequence: int, message: bytes, metadata: bytes = b"") -> bytes:
     """The stored part of a LogEntry; the message is at its end, so that it can be cut out by its length."""
     return b"".join((stamp, _KINDS[flags & 7], metadata, b"\xa0\x06", varint(sequence), b"\x32", varint(len(message)), message))
@@ -123,7 +152,13 @@ class _Lengths(dict[int, bytes]):
 
 _REMEMBERED = 4096
 _ENTRIES = _Lengths(b"\x0a")
+_MESSAGES = _Lengths(b"\x32")
 _BUILD_ENTRIES = _Lengths(b"\x12")
+
+
+def tagged(entry: bytes) -> bytes:
+    """A LogEntry as it stands in a LogBatch."""
+    return _ENTRIES[len(entry)] + entry
 
 
 def entry_batch(entries: list[bytes]) -> bytes:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from otto_relay.bell import Bell
+from otto_relay.encoder import Encoder, Fresh
 from otto_relay.errors import SpoolWriteError
 from otto_relay.files import Files, remove_directory, sync_directory
-from otto_relay.records import pack
 from otto_relay.spool import Spool, open_spool
-from otto_relay.wire import Stamps, line_payload, worker_fields
+from otto_relay.wire import worker_fields
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +26,6 @@ FOLLOWED = "followed"
 PUSHED = "pushed"
 """Origin: sent by the worker itself."""
 _FILE = "worker.json"
-
-
-class Fresh(NamedTuple):
-    """A line to be stored."""
-
-    time: int
-    """Nanoseconds since 1970, UTC."""
-    flags: int
-    """As in `records.Record`."""
-    message: bytes
-    """UTF-8."""
-    position: bytes = b""
-    dropped: int = 0
-    metadata: bytes = b""
-    """Encoded by `wire.metadata_fields`."""
 
 
 @dataclass(slots=True)
@@ -104,7 +89,7 @@ class WorkerLog:
         self._files = files
         self._segment_bytes = segment_bytes
         self._spool: Spool | None = None
-        self._stamps = Stamps()
+        self._encoder = Encoder()
 
     @property
     def worker_id(self) -> str:
@@ -146,14 +131,7 @@ class WorkerLog:
     def append(self, lines: list[Fresh]) -> int:
         """Stores lines, tells readers, and returns the last sequence. Raises SpoolWriteError; then none of them is stored."""
         spool = self.spool
-        sequence = spool.last
-        stamp = self._stamps.field
-        packed: list[bytes] = []
-        for line in lines:
-            sequence += 1
-            payload = line_payload(stamp(line.time), line.flags, sequence, line.message, line.metadata)
-            packed.append(pack(sequence, line.time, line.flags, line.dropped, line.position, payload, len(line.message)))
-        spool.append(packed, lines[-1].position)
+        spool.append(self._encoder.blocks(spool.last + 1, self.fields, lines), len(lines), lines[-1].position)
         try:
             self.place()
         except SpoolWriteError as error:
@@ -163,7 +141,7 @@ class WorkerLog:
         self.task_bell.ring()
         if self.changed is not None:
             self.changed(self)
-        return sequence
+        return spool.last
 
     def place(self) -> None:
         """Gives every stored line its place among those of the pipeline; raises SpoolWriteError."""

@@ -12,6 +12,7 @@ import time
 LINE_BYTES = 16 * 1024
 MOST_UNWRITTEN = 1024 * 1024
 STREAMS = (b"stdout", b"stderr")
+_SECOND = 1_000_000_000
 
 
 class LogFailedError(Exception):
@@ -39,9 +40,12 @@ class CriLog:
         lines = (self._rest[stream] + chunk).split(b"\n")
         rest = lines.pop()
         now = time.time_ns()
-        records: list[bytes] = []
-        for line in lines:
-            self._record(records, now, stream, line)
+        if lines and max(map(len, lines)) <= LINE_BYTES:
+            records = self._plain(now, stream, lines)
+        else:
+            records = []
+            for line in lines:
+                self._record(records, now, stream, line)
         while len(rest) > LINE_BYTES:
             records.append(b"%s %s P %s\n" % (self._stamp(now), STREAMS[stream], rest[:LINE_BYTES]))
             rest = rest[LINE_BYTES:]
@@ -59,6 +63,17 @@ class CriLog:
         if records or self._unwritten:
             self._append(b"".join(records))
 
+    def _plain(self, now: int, stream: int, lines: list[bytes]) -> list[bytes]:
+        """Records of lines that need no more than one each: as `_record` makes them, all at once unless a second ends among them."""
+        first = max(now, self._last + 1)
+        last = first + len(lines) - 1
+        if first // _SECOND != last // _SECOND:
+            return [b"%s %s F %s\n" % (self._stamp(now), STREAMS[stream], line) for line in lines]
+        self._stamp(last)
+        record = b"%s.%%09dZ %s F %%s\n" % (self._prefix, STREAMS[stream])
+        rest = first % _SECOND
+        return [record % numbered for numbered in enumerate(lines, rest)]
+
     def _record(self, records: list[bytes], now: int, stream: int, line: bytes) -> None:
         if len(line) > LINE_BYTES:
             start = 0
@@ -73,7 +88,7 @@ class CriLog:
         if now <= self._last:
             now = self._last + 1
         self._last = now
-        second, rest = divmod(now, 1_000_000_000)
+        second, rest = divmod(now, _SECOND)
         if second != self._second:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
