@@ -15,6 +15,7 @@ from otto_executor.app import executor_component
 from otto_executor.settings import Settings
 from otto_executor.testing.fleet import Fleet
 from otto_executor.testing.scaler import ScalerDouble
+from otto_kubekit.settings import KubeSettings
 from otto_runtime.server import bound
 from otto_runtime.settings import RuntimeSettings
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import add_OttoscalerServiceServicer_to_server
@@ -42,6 +43,7 @@ class Bench:
     scaler: ScalerDouble
     scaler_address: str
     settings: Settings
+    kube: KubeSettings | None = None
 
     def set(self, **changes: object) -> None:
         """Other settings for the executors that start from now on."""
@@ -52,7 +54,7 @@ class Bench:
         """An executor until the block ends; then it is stopped abruptly, unless `stop` was set before."""
         async with AsyncExitStack() as stack:
             runtime = RuntimeSettings(listen="127.0.0.1:0", metrics_listen="off")
-            component = await stack.enter_async_context(executor_component(self.settings, self.scaler_address))
+            component = await stack.enter_async_context(executor_component(self.settings, self.scaler_address, self.kube))
             host = await stack.enter_async_context(bound(runtime))
             stop, ready = asyncio.Event(), asyncio.Event()
             run = component.run

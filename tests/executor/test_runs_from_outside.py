@@ -107,6 +107,22 @@ async def test_what_is_wrong_with_an_applied_run_stands_in_its_status(
     assert [key[0] for key in fleet.created] == ["good"]
 
 
+async def test_what_was_refused_stays_refused(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """An executor with other settings does not suddenly run what somebody applied and gave up."""
+
+    def strict(spec: Any, pipeline_id: str) -> tuple[Definition, bytes]:
+        return understood(spec, pipeline_id, Settings(max_stages=1), "")
+
+    async with store_in(cluster) as store, process(fleet, store, outside=(store.outside, strict)):
+        await apply(kubectl, "large", [{"stageId": "a"}, {"stageId": "b"}])
+        await until(lambda: state(cluster, "large") == "Refused")
+    async with executor(cluster, fleet):
+        await apply(kubectl, "other")
+        await until(lambda: state(cluster, "other") == "Completed")
+    assert state(cluster, "large") == "Refused"
+    assert [key[0] for key in fleet.created] == ["other"]
+
+
 async def test_an_id_that_is_known_is_refused(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
     """Two objects may name the same id; the second is told which pipeline has it, and the first is unharmed."""
     async with executor(cluster, fleet) as conductor:
