@@ -306,8 +306,9 @@ class KubernetesStore:
         self._check()
         old = self._picture.forgettable(ended_before, keep, FORGET_AT_ONCE, self._clock())
         for known in old:  # deleted, then let go: never is there a run that nobody has deleted and that does not look begun
-            await self._objects.delete(known)
-            await self.outside.let_go(known.pipeline_id)
+            with self.outside.quiet(known.name):
+                await self._objects.delete(known)
+                await self.outside.let_go(known.pipeline_id)
         return len(old)
 
     def pause(self, pipeline_id: str) -> float:

@@ -1,8 +1,8 @@
 """What others do with PipelineRuns: those that kubectl applied, those that it deleted, and those that we may have begun or not."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class KubernetesOutside:
         """Objects of which there is news, and how those were known last that are gone."""
         self._any = asyncio.Event()
         self._busy: set[str] = set()
-        """Objects that are being begun here, so that what the watch tells of them is no news."""
+        """Objects that are begun or deleted here, so that what the watch tells of them is no news."""
         self._uncertain: dict[str, tuple[str, bool]] = {}
         """Records that may have been written though it seemed that they were not, by object, and whether they are wanted all the same."""
 
@@ -53,6 +53,15 @@ class KubernetesOutside:
     def again(self, name: str) -> None:
         """See Outside."""
         self.tell(name)
+
+    @contextmanager
+    def quiet(self, name: str) -> Iterator[None]:
+        """While what happens to an object is our own doing."""
+        self._busy.add(name)
+        try:
+            yield
+        finally:
+            self._busy.discard(name)
 
     @asynccontextmanager
     async def beginning(self, name: str, record: str, *, wanted: bool) -> AsyncIterator[None]:

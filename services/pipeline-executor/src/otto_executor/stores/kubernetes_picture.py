@@ -162,7 +162,7 @@ class Picture:
         """The runs that RunStore.forget would delete, the oldest first."""
         ended = [(short.ended_at, known) for known, short in self._summaries() if short.ended_at is not None]
         newest = heapq.nlargest(keep, (at for at, _ in ended))
-        oldest = newest[-1] if len(newest) == keep else 0.0
+        oldest = newest[-1] if newest and len(newest) == keep else 0.0
         old = [(at, known) for at, known in ended if (at < ended_before or at < oldest) and self.fate(known, now) in {"gone", "taken"}]
         return [known for _, known in sorted(old, key=lambda pair: pair[0])[:most]]
 
