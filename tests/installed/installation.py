@@ -131,7 +131,8 @@ def install(namespace: str, *sets: str) -> Installation:
 
 
 def uninstall(namespace: str) -> None:
-    """Removes the release, and its namespace with all that is left in it."""
+    """Removes everything in the order that the README gives: the runs while there is an executor, the release, the rest."""
+    said("kubectl", "--namespace", namespace, "delete", "pipelineruns", "--all", "--timeout=180s")
     subprocess.run(["helm", "uninstall", RELEASE, "--namespace", namespace, "--wait"], capture_output=True, timeout=120, check=False)
     said("kubectl", "delete", "namespace", namespace, "--timeout=180s")
 

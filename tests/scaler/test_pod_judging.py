@@ -225,6 +225,22 @@ ENDINGS = {
         'it could not be started: failed to create containerd task: exec: "nope": executable file not found in $PATH',
         128,
     ),
+    "node could not start it": Ended(
+        pod(
+            phase="Failed",
+            containerStatuses=[
+                terminated(
+                    128,
+                    "StartError",
+                    "runc create failed: unable to freeze",
+                    started="1970-01-01T00:00:00Z",
+                )
+            ],
+        ),
+        Cause.INTERNAL,
+        "it could not be started: runc create failed: unable to freeze",
+        128,
+    ),
     "checkout failed": Ended(
         pod(
             CHECKED_OUT,

@@ -16,6 +16,18 @@ from otto_scaler.worker import Cause, Identity, State, Worker
 
 HELD_WORDS = "waits for room"
 _NODE_REFUSED = ("OutOf", "NodeAffinity", "NodePorts", "UnexpectedAdmissionError", "TopologyAffinityError", "InitContainersRestartPolicy")
+_COMMAND_AT_FAULT = (
+    "exec:",
+    "exec format error",
+    "chdir to cwd",
+    "no such file or directory",
+    "not a directory",
+    "permission denied",
+    "read-only file system",
+)
+"""What container runtimes say when a command or a working directory can't be what was asked for; all else that keeps a container from
+starting is the node's failure, and another one may succeed. Seen of runc 1.5 and its errno texts.
+"""
 _NODE_ENDED = ("Evicted", "Preempting", "Preempted", "Terminated", "NodeShutdown", "Shutdown")
 _STOPPED_CODES = frozenset({None, 130, 137, 143})
 """Exit codes that SIGTERM, SIGINT and SIGKILL leave."""
@@ -143,7 +155,8 @@ def _by_itself(pod: WorkerPod, ended: Terminated) -> End:
     if not own:
         return End(State.FAILED, code, Cause.EXIT_CODE, ended.message.strip() or f"the checkout failed with exit code {code}")
     if ended.reason in {"StartError", "ContainerCannotRun"}:
-        return End(State.FAILED, code, Cause.EXIT_CODE, f"it could not be started: {ended.message.strip()}")
+        cause = Cause.EXIT_CODE if any(words in ended.message for words in _COMMAND_AT_FAULT) else Cause.INTERNAL
+        return End(State.FAILED, code, cause, f"it could not be started: {ended.message.strip()}")
     return End(State.FAILED, code, Cause.EXIT_CODE, f"exit code {code}")
 
 
