@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterable
+from datetime import datetime
 from statistics import median
 from typing import Any
 
@@ -116,12 +117,12 @@ async def _taken(call: Any, count: int, first: asyncio.Event | None = None) -> N
 
 
 async def _taken_in(logs: Any, name: str, count: int) -> float:
-    """Lines a second from the worker's first line to a reader who waits for the last and gets nothing in between."""
+    """Lines a second from the time of the worker's first line to a reader who waits for the last and gets nothing in between."""
     ends = LogSelection(keywords=["0000000000x", "the end"])
-    times = []
-    async for _ in logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name, selection=ends)):
-        times.append(time.perf_counter())
-    return count / (times[-1] - times[0])
+    begun = 0.0
+    async for entry in logs.StreamWorkerLogs(WorkerIdentifier(worker_id=name, selection=ends)):
+        begun = begun or datetime.fromisoformat(entry.timestamp).timestamp()
+    return count / (time.time() - begun)
 
 
 async def _run(channel: Any, task: str, script: str, count: int) -> str:
