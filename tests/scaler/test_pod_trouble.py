@@ -257,6 +257,18 @@ async def test_many_are_created_at_once(tmp_path: Path) -> None:
         assert len(pods.cluster.requests) == asked
 
 
+async def test_a_worker_costs_the_api_server_two_requests(tmp_path: Path) -> None:
+    """One creates its pod, one deletes it; all that is known in between comes with the watch."""
+    async with pods_rig(tmp_path) as pods:
+        before = len(pods.cluster.requests)
+        wanted = spec()
+        await pods.run(wanted)
+        await pods.backend.remove(wanted.identity.name)
+        await until(lambda: pods.worker(wanted.identity.name) is None)
+        asked_of_pods = [asked for asked in pods.cluster.requests[before:] if "/pods" in asked.path and not asked.watch]
+        assert [asked.method for asked in asked_of_pods] == ["POST", "DELETE"]
+
+
 async def test_a_pod_with_our_labels_that_is_none_of_ours_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Somebody copied the labels, or tore the annotations off: it is said once, and it is nobody's worker."""
     async with pods_rig(tmp_path) as pods:
