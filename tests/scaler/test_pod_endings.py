@@ -98,6 +98,7 @@ async def test_a_timeout_ends_the_worker_and_keeps_its_log(pods: PodsRig) -> Non
     wanted = script("echo begun; trap 'echo cleaned; exit 7' TERM; sleep 300 & wait", timeout=1.0, stop_grace=20.0)
     worker = await pods.run(wanted)
     assert (worker.cause, worker.error, worker.exit_code) == (Cause.TIMEOUT, "ran longer than 1 s", 7)
+    assert worker.ended - worker.started < 20e9, "it waited for what the first process has left"
     assert pods.pod(wanted)["metadata"]["annotations"]["ottoscaler.io/stop-cause"] == "TIMEOUT"
 
 

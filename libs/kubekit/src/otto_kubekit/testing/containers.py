@@ -111,7 +111,7 @@ async def local_process(pod: Object, container: dict[str, Any], log: ContainerLo
     assert process.stdout is not None
     assert process.stderr is not None
     copies = [asyncio.create_task(_copied(process.stdout, "stdout", log)), asyncio.create_task(_copied(process.stderr, "stderr", log))]
-    ending = asyncio.create_task(process.wait())
+    ending = asyncio.create_task(_exited(process))
     stopping = asyncio.create_task(stop.wanted())
     try:
         await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,6 +130,13 @@ async def local_process(pod: Object, container: dict[str, Any], log: ContainerLo
         await asyncio.gather(*copies, stopping, ending, return_exceptions=True)
         await process.wait()
     return End(code if code >= 0 else 128 - code)
+
+
+async def _exited(process: asyncio.subprocess.Process) -> int:
+    """The code of the first process, whoever of the others still holds its pipes: `wait` of Python 3.11 waits for those too."""
+    while (code := process.returncode) is None:  # noqa: ASYNC110 - asyncio tells nobody of the exit alone
+        await asyncio.sleep(0.01)
+    return code
 
 
 def _kill_all(process: asyncio.subprocess.Process) -> None:
