@@ -39,6 +39,7 @@ images: setup ## Build the images with docker, podman or buildah, and say how la
 	@PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY)
 
 install: images ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+	@tools/load-images
 	@tools/install $(ARGS)
 
 ##@ Change it
@@ -171,5 +172,7 @@ cluster-shell: setup ## A shell with kubectl, helm and kind that reaches it
 cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engine) or ARCHIVE=file (docker save)
 	@$(CLUSTER) load $(if $(ARCHIVE),--archive $(ARCHIVE),--image $(or $(IMAGE),$(error cluster-load needs IMAGE=name or ARCHIVE=file)))
 
-test-cluster: setup ## The tests that need the cluster (ONLY=words for some)
+# A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name.
+test-cluster: setup clients $(if $(OTTO_TEST_KUBECONFIG),,images) ## The tests that need the cluster (ONLY=words for some)
+	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -m cluster $(if $(ONLY),-k "$(ONLY)")
