@@ -24,6 +24,7 @@ from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
 from otto_runtime.errors import MalformedMessage, Status, status_of
+from otto_runtime.handing import NOT_ACTED, HandOn, NobodyActsError
 from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import leaves
@@ -80,8 +81,9 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self, settings: RuntimeSettings) -> None:
         """Takes the deadline of unary calls from the settings."""
         self._unary_timeout = settings.unary_timeout
-        self._public: tuple[type[Exception], ...] = (MalformedMessage, _DeadlineError, _StoppingError)
+        self._public: tuple[type[Exception], ...] = (MalformedMessage, NobodyActsError, _DeadlineError, _StoppingError)
         self._running: set[_Call] = set()
+        self._elsewhere: dict[str, HandOn] = {}
         self.draining = False
         """Whether open streams were told to end."""
         self._came = 0
@@ -90,6 +92,10 @@ class Calls(grpc.aio.ServerInterceptor):
     def add_public_errors(self, errors: tuple[type[Exception], ...]) -> None:
         """Instances of these classes are told to clients in their own words."""
         self._public += errors
+
+    def hand_on(self, service: str, hand_on: HandOn) -> None:
+        """Calls to this service go where `hand_on` says."""
+        self._elsewhere[service] = hand_on
 
     def end_streams(self) -> int:
         """Ends every open stream with OK, every later one at once, and refuses later unary calls. Returns how many streams were open."""
@@ -136,6 +142,8 @@ class Calls(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method.lstrip("/")
+        if (hand_on := self._elsewhere.get(method.rpartition("/")[0])) is not None:
+            handler = hand_on.instead_of(method, handler)
         read = reading(handler.request_deserializer)
         write = handler.response_serializer
         if handler.response_streaming:
@@ -151,6 +159,7 @@ class Calls(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             async def work() -> Any:
                 if self.draining and not method.startswith(_HEALTH):
+                    context.set_trailing_metadata((NOT_ACTED,))
                     raise _StoppingError("the service is stopping; repeat the call")
                 answer = await inner(request if read is None else read(request), context)
                 return answer if write is None else write(answer)

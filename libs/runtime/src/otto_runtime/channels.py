@@ -53,14 +53,9 @@ def service_config(services: Iterable[ServiceDescriptor]) -> str:
     return json.dumps({"methodConfig": [{"name": unary, "waitForReady": True, "retryPolicy": retry}]})
 
 
-@asynccontextmanager
-async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeout: float = 15.0) -> AsyncIterator[grpc.aio.Channel]:
-    """An insecure channel to `address`; connects when first used, reconnects by itself, is closed at the end.
-
-    `services` are the descriptors of the services that are called through it; `unary_timeout` is in seconds and includes retries.
-    """
-    options = [
-        ("grpc.service_config", service_config(services)),
+def channel_options() -> list[tuple[str, Any]]:
+    """What all our channels have in common."""
+    return [
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
@@ -74,6 +69,15 @@ async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeou
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
+
+
+@asynccontextmanager
+async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeout: float = 15.0) -> AsyncIterator[grpc.aio.Channel]:
+    """An insecure channel to `address`; connects when first used, reconnects by itself, is closed at the end.
+
+    `services` are the descriptors of the services that are called through it; `unary_timeout` is in seconds and includes retries.
+    """
+    options = [("grpc.service_config", service_config(services)), *channel_options()]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         make = channel.unary_unary
 

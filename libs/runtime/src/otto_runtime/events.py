@@ -40,6 +40,14 @@ RUNTIME = {
     ),
 }
 
+REPLICAS: dict[str, Words] = {
+    "runtime.replica.follows": Words("{holder} acts; calls are handed on to it", "{holder}에서 작업을 수행하며 호출을 그쪽으로 넘김"),
+    "runtime.replica.acts": Words("This replica acts now, at {address}", "이제 이 인스턴스({address})에서 작업을 수행함"),
+    "runtime.replica.lost": Words(
+        "The lease was lost to {holder}; nothing is done here any more", "리스를 {holder}에 넘겨 더 이상 작업하지 않음"
+    ),
+}
+
 SCALER: dict[str, Words] = {
     "scaler.fleet.known": Words("{count} workers found", "워커 {count}개 확인"),
     "scaler.backend.lost": Words("The backend was lost, observing it again: {why}", "백엔드 연결이 끊겨 다시 관찰함: {why}"),
@@ -342,4 +350,4 @@ RELAY: dict[str, Words] = {
 
 STANDALONE: dict[str, Words] = {}
 
-CATALOG: dict[str, Words] = {**RUNTIME, **SCALER, **EXECUTOR, **RELAY, **STANDALONE}
+CATALOG: dict[str, Words] = {**RUNTIME, **REPLICAS, **SCALER, **EXECUTOR, **RELAY, **STANDALONE}

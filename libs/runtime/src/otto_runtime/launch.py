@@ -17,6 +17,7 @@ import msgspec
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from otto_runtime import logs
+from otto_runtime.replicas import RoleLostError
 from otto_runtime.server import Component, PortTaken, bound
 from otto_runtime.settings import RuntimeSettings, SettingsError, load, unknown
 from otto_runtime.tasks import leaves
@@ -111,7 +112,7 @@ def main(
         asyncio.run(_run(name, runtime, compose(settings)))
     except Exception as error:
         causes = list(leaves(error))
-        if all(isinstance(cause, PortTaken | MetricsPortTaken | StartError) for cause in causes):
+        if all(isinstance(cause, PortTaken | MetricsPortTaken | StartError | RoleLostError) for cause in causes):
             sys.stderr.write("".join(f"{name}: {cause}\n" for cause in causes))
         else:
             log.critical("runtime.failed", extra={"service": name}, exc_info=error)

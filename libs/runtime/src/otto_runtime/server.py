@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otto_runtime.addresses import parse
 from otto_runtime.calls import LATE_SECONDS, Calls, stopping
+from otto_runtime.handing import HandOn
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import cancelled, forever
 
@@ -59,6 +60,8 @@ class Component:
     """Roots of the error trees whose words clients may read; classes have `grpc_status`."""
     described: tuple[str, ...] = ()
     """Full names of proto services that other processes serve at this address: reflection describes them too; their code is imported."""
+    hand_on: HandOn | None = None
+    """Where calls to its services go while another replica acts."""
 
 
 class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
@@ -110,6 +113,9 @@ class Host:
         for component in components:
             component.register(self._server)
             self._calls.add_public_errors(component.public_errors)
+            if component.hand_on is not None:
+                for name in component.services:
+                    self._calls.hand_on(name, component.hand_on)
         self.started = True
         await self._server.start()
         log.info("runtime.serving", extra={"address": self.address})

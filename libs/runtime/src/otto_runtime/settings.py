@@ -187,6 +187,29 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
     trace_sample_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Share of new traces that are sampled; a caller's decision is kept.")
     ] = 1.0
+    advertised_address: Annotated[
+        str,
+        Meta(
+            description="Host and port under which other replicas of this service reach this one, and who it is in its Lease. Empty: where "
+            "it listens, which has to be an address of its own then."
+        ),
+        parse,
+    ] = ""
+    lease_duration: Annotated[
+        float,
+        Meta(
+            ge=2,
+            le=3600,
+            description="Seconds after which another replica takes over from one that is gone. Who can't renew its Lease for seven tenths "
+            "of them stops acting. Of use with `OTTO_SCALER_LEASE` and `OTTO_EXECUTOR_LEASE` only, as the next two.",
+        ),
+    ] = 10.0
+    lease_retry: Annotated[
+        float, Meta(gt=0, description="Seconds between renewals of a Lease; at most half of its duration, so that one may fail.")
+    ] = 2.0
+    hand_on_patience: Annotated[
+        float, Meta(gt=0, description="Seconds that a call waits at a replica while none acts, then UNAVAILABLE: longer than a takeover.")
+    ] = 15.0
     unary_timeout: Annotated[float, Meta(gt=0, description="Seconds until a unary call is given up with DEADLINE_EXCEEDED.")] = 30.0
     drain_delay: Annotated[
         float, Meta(ge=0, description="Seconds between NOT_SERVING and the end of streams at a stop, so that load balancers can notice.")
