@@ -16,6 +16,7 @@
     ├─ UnreachableError       no answer: refused, reset, cut off, a failed TLS handshake or name lookup
     ├─ DeadlineError          no answer within the call's deadline
     ├─ StalledError           an open stream has been silent for longer than is healthy
+    ├─ FencedError            a change that must not be made now, because another replica may act; it was not sent
     └─ MalformedError         an answer that can't be read
 
 After an error whose `maybe_done` is true a write may have happened or not; ask before doing it again, or make it repeatable.
@@ -143,6 +144,10 @@ class DeadlineError(KubeError):
 
 class StalledError(KubeError):
     """A stream was silent for too long."""
+
+
+class FencedError(KubeError):
+    """We may change nothing now; the request was not sent."""
 
 
 class MalformedError(KubeError):

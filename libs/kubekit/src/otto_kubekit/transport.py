@@ -6,18 +6,20 @@ when it said, as long as the call's deadline allows. Nothing else is repeated he
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from otto_kubekit.errors import (
     ApiError,
     DeadlineError,
+    FencedError,
     MalformedError,
     StalledError,
     ThrottledError,
@@ -29,6 +31,7 @@ from otto_kubekit.errors import (
 Query = Mapping[str, str]
 _NOTHING: Query = MappingProxyType({})
 _NO_TOTAL = aiohttp.ClientTimeout(total=None)
+_HARMLESS = frozenset({"GET"})
 _LEAST_WAIT = 0.1
 """Seconds; a server that says `Retry-After: 0` is not asked again in a tight loop."""
 
@@ -50,6 +53,19 @@ class Identity(Protocol):
 
     async def renew(self) -> None:
         """Reads the credentials again."""
+
+
+class _Fenced(aiohttp.BytesPayload):
+    """A body that is written only if the fence still allows it: connecting takes time, and so does a process that was frozen."""
+
+    def __init__(self, body: bytes, fence: Callable[[], bool]) -> None:
+        super().__init__(body)
+        self._fence = fence
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if not self._fence():
+            raise FencedError("not sent, because this replica does not act any more")
+        await super().write_with_length(writer, content_length)
 
 
 class Chunks:
@@ -80,6 +96,8 @@ class Transport:
         """`timeout` are the seconds that a call has when it says nothing else."""
         self.namespace = identity.namespace
         self.timeout = timeout
+        self.fence: Callable[[], bool] | None = None
+        """Whether anything may be changed at this moment; asked right before each request that changes something is sent."""
         self._identity = identity
         self._session = session
 
@@ -156,6 +174,10 @@ class Transport:
             return await self._sent(what, method, path, query, body, content_type)
 
     async def _sent(self, what: str, method: str, path: str, query: Query, body: bytes | None, content_type: str) -> aiohttp.ClientResponse:
+        fence = self.fence if method not in _HARMLESS else None
+        if fence is not None and not fence():
+            raise FencedError(f"{what}: not sent, because this replica does not act (any more)")
+        sent = body if fence is None else _Fenced(body or b"", fence)
         # Compression saves little inside a cluster and costs both sides more than sending.
         headers = {"Accept": "application/json, */*", "Accept-Encoding": "identity", "User-Agent": "ottoscaler"}
         if content_type:
@@ -166,7 +188,7 @@ class Transport:
         options = self._identity.request_options()
         with _foreign_errors(what):
             response = await self._session.request(
-                method, url, data=body, headers=headers, timeout=_NO_TOTAL, allow_redirects=False, **options
+                method, url, data=sent, headers=headers, timeout=_NO_TOTAL, allow_redirects=False, **options
             )
             if 200 <= response.status < 300:
                 return response

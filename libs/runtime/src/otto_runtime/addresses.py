@@ -21,6 +21,11 @@ class Address(NamedTuple):
         """The host as sockets want it, without brackets."""
         return self.host.strip("[]")
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it stands for all addresses of the machine."""
+        return self.host in _EVERY_INTERFACE
+
     def dialable(self, port: int) -> str:
         """The address that a client on this machine can dial when this one is listened on at `port`."""
         return f"{'127.0.0.1' if self.host in _EVERY_INTERFACE else self.host}:{port}"

@@ -24,7 +24,7 @@ from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
 from otto_runtime.errors import MalformedMessage, Status, status_of
-from otto_runtime.handing import NOT_ACTED, HandOn, NobodyActsError
+from otto_runtime.handing import CUT_OFF, NOT_ACTED, HandOn, NobodyActsError
 from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import leaves
@@ -256,7 +256,7 @@ class Calls(grpc.aio.ServerInterceptor):
             return Status(grpc.StatusCode.OK, "")
         if not faults and (call.task.cancelling() or not any(isinstance(leaf, asyncio.CancelledError) for leaf in found)):
             # the caller left (a write then raises InternalError), or the grace of a stop is over
-            return Status(grpc.StatusCode.CANCELLED, "the call was cancelled")
+            return Status(grpc.StatusCode.CANCELLED, CUT_OFF)
         # a CancelledError that comes here is not the call's own: the handler awaited something that somebody else cancelled
         status = status_of(error, self._public)
         if status.error_id:

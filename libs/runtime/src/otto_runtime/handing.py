@@ -19,6 +19,8 @@ HOP = "otto-handed-on-by"
 """Metadata of a call that was handed on: by whom."""
 NOT_ACTED = ("otto-not-acted", "1")
 """Trailer of a refusal: nothing of the call was done, so that it may be repeated, whatever it is."""
+CUT_OFF = "the call was cancelled"
+"""Details of CANCELLED where a handler was cancelled: something of the call may have been done."""
 OLD_HOLDER_SECONDS = 2.0
 """How long one that acts no more may take to end the calls that it still has; one that is gone without a word never does."""
 _PRIVATE = ("grpc-", ":")
@@ -163,11 +165,13 @@ class HandOn:
         """One call to the holder, and its answer to the caller. Raises _RefusedError when it may be repeated elsewhere."""
         metadata = [(key, value) for key, value in context.invocation_metadata() or () if _travels(key)]
         metadata += [*trace_metadata(), (HOP, self._leadership.identity)]
+        passed_on = False
         call = begin(request, metadata=tuple(metadata), timeout=context.time_remaining())
         try:
             async with self._ended_with(holder, call):
                 if hasattr(call, "__aiter__"):
                     async for message in call:
+                        passed_on = True
                         await context.write(message)
                     answer = None
                 else:
@@ -179,6 +183,11 @@ class HandOn:
             trailers = tuple(error.trailing_metadata() or ())
             if NOT_ACTED in trailers:
                 raise _RefusedError from error
+            if error.code() is grpc.StatusCode.CANCELLED:
+                # Not by our caller, or we would not be here. A server that stops cancels calls that have reached no handler of it.
+                if error.details() != CUT_OFF and not passed_on:
+                    raise _RefusedError from error
+                raise NobodyActsError("the replica that acted has just stopped; repeat the call") from error
             await context.abort(error.code(), error.details() or "", _travelling(trailers))
             raise AssertionError from error
         except asyncio.CancelledError:

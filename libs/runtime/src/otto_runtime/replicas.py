@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from otto_runtime.addresses import parse
 from otto_runtime.handing import HandOn, Leadership
@@ -30,16 +32,37 @@ class AddressError(Exception):
     """It is not known how other replicas could reach this one."""
 
 
-def advertised(runtime: RuntimeSettings, address: str) -> str:
-    """The address under which other replicas reach us; `address` is the one that is listened on. Raises AddressError."""
-    if runtime.advertised_address:
-        return runtime.advertised_address
-    if parse(runtime.listen).host in {"0.0.0.0", "::", ""}:  # noqa: S104 - not listened on here
-        raise AddressError(
-            "OTTO_ADVERTISED_ADDRESS is not set, and OTTO_LISTEN names no address that other replicas could dial: set it to this "
-            "replica's own, such as $(POD_IP):9090"
-        )
-    return address
+class LeaseTimes(NamedTuple):
+    """Seconds; see the settings."""
+
+    duration: float
+    renew_within: float
+    retry: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service is served."""
+
+    address: str
+    """That is listened on, as a client on this machine can dial it."""
+    runtime: RuntimeSettings
+
+    def advertised(self) -> str:
+        """The address under which other replicas reach us. Raises AddressError."""
+        if self.runtime.advertised_address:
+            return self.runtime.advertised_address
+        if parse(self.runtime.listen).everywhere:
+            raise AddressError(
+                "OTTO_ADVERTISED_ADDRESS is not set, and OTTO_LISTEN names no address that other replicas could dial: set it to this "
+                "replica's own, such as $(POD_IP):9090"
+            )
+        return self.address
+
+    def lease_times(self) -> LeaseTimes:
+        """How long a lease lasts, until when a holder acts without renewing it, and how often it tries to."""
+        duration = self.runtime.lease_duration
+        return LeaseTimes(duration, 0.7 * duration, min(self.runtime.lease_retry, 0.35 * duration))
 
 
 class Replicas:
@@ -49,6 +72,10 @@ class Replicas:
         """Made by `replicas`."""
         self._leadership = leadership
         self.hand_on = hand_on
+
+    def acts(self) -> bool:
+        """Whether we are the one that acts, at this moment: to be asked right before anything is changed."""
+        return self._leadership.held
 
     def led(self, act: Run) -> Run:
         """Work that takes part in the election, and runs `act` once we are the one that acts.

@@ -11,13 +11,14 @@ from otto_executor.settings import DEFAULTS, Settings
 from otto_kubekit.settings import KubeSettings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
+from otto_runtime.replicas import Place
 from otto_runtime.settings import RuntimeSettings
 
 
 def compose(settings: Sequence[msgspec.Struct]) -> Compose:
     """The executor's component for the settings that were read."""
     own, kube = cast("Settings", settings[1]), cast("KubeSettings", settings[2])
-    return lambda _address, _runtime: [executor_component(own, kube=kube)]
+    return lambda address, runtime: [executor_component(own, kube=kube, at=Place(address, runtime))]
 
 
 def main() -> int:

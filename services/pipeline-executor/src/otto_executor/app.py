@@ -2,7 +2,7 @@
 
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -25,19 +25,24 @@ from otto_kubekit.errors import ConfigurationError
 from otto_kubekit.settings import KubeSettings
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
+from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
 from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
 from ottoscaler.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
 
 
 @asynccontextmanager
-async def executor_component(settings: Settings, scaler_address: str = "", kube: KubeSettings | None = None) -> AsyncIterator[Component]:
+async def executor_component(
+    settings: Settings, scaler_address: str = "", kube: KubeSettings | None = None, at: Place | None = None
+) -> AsyncIterator[Component]:
     """PipelineService over the store that the settings name; `kube` says which cluster. `scaler_address` wins over the settings'.
 
-    Raises StartError when the memory of runs can't be opened.
+    `at` says where it is served; without it there are no replicas, whatever the settings say. Raises StartError when the memory of runs
+    can't be opened.
     """
     async with AsyncExitStack() as stack:
-        store, outside = await _opened(settings, kube or KubeSettings(), stack)
+        part = await _replicas(settings, kube or KubeSettings(), at, stack) if at and settings.lease else None
+        store, outside = await _opened(settings, kube or KubeSettings(), stack, part.acts if part else None)
         scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
         channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
         conductor = conductor_over(settings, store, channel, outside)
@@ -50,13 +55,38 @@ async def executor_component(settings: Settings, scaler_address: str = "", kube:
             name="pipeline-executor",
             services=(pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name,),
             register=register,
-            run=conductor.run,
+            run=part.led(conductor.run) if part else conductor.run,
             public_errors=(ExecutorError,),
+            hand_on=part.hand_on if part else None,
         )
 
 
-async def _opened(settings: Settings, kube: KubeSettings, stack: AsyncExitStack) -> tuple[RunStore, Outside | None]:
-    """The store, closed by `stack`, and what others do with it, where they can."""
+async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:
+    """Our part among the replicas that the lease chooses from. Raises StartError."""
+    from otto_kubekit.connecting import connect
+    from otto_kubekit.election import Election
+
+    if settings.store != "kubernetes":
+        raise StartError("OTTO_EXECUTOR_LEASE is for replicas with one memory: set OTTO_EXECUTOR_STORE=kubernetes, or no lease")
+    try:
+        # A client of its own: renewals wait behind nothing else.
+        client = await stack.enter_async_context(connect(kube, settings.namespace))
+        times = at.lease_times()
+        election = Election(
+            client, settings.lease, at.advertised(), duration=times.duration, renew_within=times.renew_within, retry=times.retry
+        )
+    except (ConfigurationError, AddressError) as error:
+        raise StartError(f"OTTO_EXECUTOR_LEASE={settings.lease}: {error}") from error
+    return await stack.enter_async_context(replicas(election, at.runtime))
+
+
+async def _opened(
+    settings: Settings, kube: KubeSettings, stack: AsyncExitStack, fence: Callable[[], bool] | None
+) -> tuple[RunStore, Outside | None]:
+    """The store, closed by `stack`, and what others do with it, where they can.
+
+    Nothing of the cluster is changed while `fence` is false.
+    """
     if settings.store == "kubernetes":
         from otto_executor.stores.kubernetes import kubernetes_store  # only where there is a cluster: these cost 20 MB
         from otto_kubekit.connecting import connect
@@ -65,6 +95,7 @@ async def _opened(settings: Settings, kube: KubeSettings, stack: AsyncExitStack)
             client = await stack.enter_async_context(connect(kube, settings.namespace))
         except ConfigurationError as error:
             raise StartError(f"the cluster that is to keep the runs can't be used: {error}") from error
+        client.transport.fence = fence
         kept = await stack.enter_async_context(kubernetes_store(client, settings.instance, spec_of))
         return kept, kept.outside
     try:

@@ -43,6 +43,13 @@ class Settings(msgspec.Struct, frozen=True):
         Path,
         Meta(description="SQLite file that keeps the runs; one executor per file. Standalone puts it into its state directory."),
     ] = Path("~/.local/state/ottoscaler/runs.sqlite")
+    lease: Annotated[
+        str,
+        Meta(
+            description="Name of the Lease that chooses the one of several replicas that acts; the others hand calls on to it. Empty: "
+            "there is one executor. Of use with PipelineRun objects only."
+        ),
+    ] = ""
     default_timeout: Annotated[
         int,
         Meta(

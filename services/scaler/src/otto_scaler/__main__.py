@@ -9,6 +9,7 @@ import msgspec
 from otto_kubekit.settings import KubeSettings
 from otto_runtime.launch import Compose
 from otto_runtime.launch import main as launch
+from otto_runtime.replicas import Place
 from otto_runtime.server import Component
 from otto_runtime.settings import RuntimeSettings
 from otto_scaler.app import scaler_component
@@ -20,8 +21,8 @@ def _compose(settings: Sequence[msgspec.Struct]) -> Compose:
     assert isinstance(scaler, Settings)
     assert isinstance(kube, KubeSettings)
 
-    def roots(_address: str, _runtime: RuntimeSettings) -> Sequence[AbstractAsyncContextManager[Component]]:
-        return [scaler_component(scaler, scaler.executor_address, kube=kube)]
+    def roots(address: str, runtime: RuntimeSettings) -> Sequence[AbstractAsyncContextManager[Component]]:
+        return [scaler_component(scaler, scaler.executor_address, kube=kube, at=Place(address, runtime))]
 
     return roots
 

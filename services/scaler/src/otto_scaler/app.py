@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
 
+from otto_kubekit.errors import ConfigurationError
 from otto_kubekit.settings import KubeSettings
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError, raised_descriptor_limit
+from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import BackendUnusableError, CallError
@@ -45,13 +47,21 @@ DESCRIBED = tuple(
 
 @asynccontextmanager
 async def scaler_component(
-    settings: Settings, executor_address: str, backend: WorkerBackend | None = None, kube: KubeSettings | None = None
+    settings: Settings,
+    executor_address: str,
+    backend: WorkerBackend | None = None,
+    kube: KubeSettings | None = None,
+    at: Place | None = None,
 ) -> AsyncIterator[Component]:
-    """The scaler with the backend that the settings name, or the one that is given. Raises StartError when that can't be used."""
+    """The scaler with the backend that the settings name, or the one that is given. Raises StartError when that can't be used.
+
+    `at` says where it is served; without it there are no replicas, whatever the settings say.
+    """
     async with AsyncExitStack() as stack:
+        part = await _replicas(settings, kube or KubeSettings(), at, stack) if at and settings.lease else None
         if backend is None:
             try:
-                backend = await stack.enter_async_context(_backend(settings, kube or KubeSettings()))
+                backend = await stack.enter_async_context(_backend(settings, kube or KubeSettings(), part.acts if part else None))
             except BackendUnusableError as error:
                 raise StartError(str(error)) from error
         channel = await stack.enter_async_context(dial(executor_address, [EXECUTOR_SERVICE]))
@@ -72,9 +82,11 @@ async def scaler_component(
         def register(server: grpc.aio.Server) -> None:
             ottoscaler_service_pb2_grpc.add_OttoscalerServiceServicer_to_server(servicer, server)
 
+        act = part.led(fleet.run) if part else fleet.run
+
         async def run(ready: Callable[[], None]) -> None:
             async with asyncio.TaskGroup() as group:
-                group.create_task(fleet.run(ready), name="fleet")
+                group.create_task(_awaited(act(ready)), name="fleet")
                 group.create_task(pipelines.run(), name="cancel pipelines of callers that left")
 
         yield Component(
@@ -84,15 +96,40 @@ async def scaler_component(
             run=run,
             public_errors=(CallError,),
             described=DESCRIBED,
+            hand_on=part.hand_on if part else None,
         )
 
 
-def _backend(settings: Settings, kube: KubeSettings) -> AbstractAsyncContextManager[WorkerBackend]:
+async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:
+    """Our part among the replicas that the lease chooses from. Raises StartError."""
+    from otto_kubekit.connecting import connect
+    from otto_kubekit.election import Election
+
+    if settings.backend != "kubernetes":
+        raise StartError("OTTO_SCALER_LEASE is for replicas that make pods: set OTTO_SCALER_BACKEND=kubernetes, or no lease")
+    try:
+        # A client of its own: renewals wait behind nothing else.
+        client = await stack.enter_async_context(connect(kube, settings.namespace))
+        times = at.lease_times()
+        election = Election(
+            client, settings.lease, at.advertised(), duration=times.duration, renew_within=times.renew_within, retry=times.retry
+        )
+    except (ConfigurationError, AddressError) as error:
+        raise StartError(f"OTTO_SCALER_LEASE={settings.lease}: {error}") from error
+    # Whoever watches a pipeline is served by any replica, so that the end of one that acts is none of theirs.
+    return await stack.enter_async_context(replicas(election, at.runtime, anywhere=(f"{SERVICE.full_name}/ExecutePipeline",)))
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def _backend(settings: Settings, kube: KubeSettings, fence: Callable[[], bool] | None) -> AbstractAsyncContextManager[WorkerBackend]:
     """Imports what it needs itself: a client of Kubernetes is 30 MB that a laptop need not have, supervisors are nothing a pod has."""
     if settings.backend == "kubernetes":
         from otto_scaler.backends.kubernetes.opening import kubernetes_backend
 
-        return kubernetes_backend(settings, kube)
+        return kubernetes_backend(settings, kube, fence)
     from otto_scaler.backends.process.environment import Surroundings
     from otto_scaler.backends.process.opening import process_backend
 

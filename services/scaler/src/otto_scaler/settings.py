@@ -147,6 +147,13 @@ class Settings(msgspec.Struct, frozen=True):
     watch_backlog: Annotated[
         int, Meta(ge=1, description="Most changes that wait for one slow watcher; beyond that its stream ends with RESOURCE_EXHAUSTED.")
     ] = 10_000
+    lease: Annotated[
+        str,
+        Meta(
+            description="Name of the Lease that chooses the one of several replicas that acts; the others hand calls on to it. Empty: "
+            "there is one scaler. Of use with pods only."
+        ),
+    ] = ""
     executor_address: Annotated[
         str, Meta(description="Host and port of the pipeline-executor, to which ExecutePipeline is handed on. Standalone knows it.")
     ] = "127.0.0.1:9091"

@@ -1,6 +1,6 @@
 """Opening the backend: from settings to a connection to the cluster."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from otto_kubekit.connecting import connect
@@ -15,8 +15,13 @@ from otto_scaler.settings import Settings
 
 
 @asynccontextmanager
-async def kubernetes_backend(settings: Settings, kube: KubeSettings) -> AsyncIterator[KubernetesBackend]:
-    """A backend over the cluster that `kube` means; workers outlive it. Raises BackendUnusableError."""
+async def kubernetes_backend(
+    settings: Settings, kube: KubeSettings, fence: Callable[[], bool] | None = None
+) -> AsyncIterator[KubernetesBackend]:
+    """A backend over the cluster that `kube` means; workers outlive it. Raises BackendUnusableError.
+
+    It changes nothing of the cluster while `fence` is false.
+    """
     plan = Plan(
         instance=settings.instance,
         template=template.load(settings.worker_template),
@@ -27,6 +32,7 @@ async def kubernetes_backend(settings: Settings, kube: KubeSettings) -> AsyncIte
     claims = ClaimPlan(settings.workspace_class, settings.workspace_size, settings.workspace_access_mode) if plan.workspaces else None
     try:
         async with connect(kube, settings.namespace) as client:
+            client.transport.fence = fence
             yield KubernetesBackend(client, plan, claims)
     except ConfigurationError as error:
         raise BackendUnusableError(f"{error}. OTTO_KUBE_CONFIG and OTTO_KUBE_CONTEXT say which cluster") from error
