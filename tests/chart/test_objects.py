@@ -117,7 +117,7 @@ def test_each_service_may_do_what_it_does_and_nothing_else() -> None:
     """Roles are of the namespace, without wildcards; a service can't do another's work."""
     found = objects()
     assert not [thing for thing in found if thing["kind"].startswith("ClusterRole")]
-    lease = {"get", "update"}
+    lease = {"get", "list", "watch", "update"}
     assert rules(found, "scaler") == {
         "pods": {"get", "list", "watch", "create", "patch", "delete"},
         "persistentvolumeclaims": {"get", "list", "create", "patch", "delete"},
