@@ -38,9 +38,6 @@ RUNTIME = {
     "runtime.handlers_cancelled": Words(
         "{count} calls did not end within the grace and were cancelled", "호출 {count}개가 유예 시간 안에 끝나지 않아 취소됨"
     ),
-}
-
-REPLICAS: dict[str, Words] = {
     "runtime.replica.follows": Words("{holder} acts; calls are handed on to it", "{holder}에서 작업을 수행하며 호출을 그쪽으로 넘김"),
     "runtime.replica.acts": Words("This replica acts now, at {address}", "이제 이 인스턴스({address})에서 작업을 수행함"),
     "runtime.replica.lost": Words(
@@ -350,4 +347,4 @@ RELAY: dict[str, Words] = {
 
 STANDALONE: dict[str, Words] = {}
 
-CATALOG: dict[str, Words] = {**RUNTIME, **REPLICAS, **SCALER, **EXECUTOR, **RELAY, **STANDALONE}
+CATALOG: dict[str, Words] = {**RUNTIME, **SCALER, **EXECUTOR, **RELAY, **STANDALONE}
