@@ -266,6 +266,30 @@ async def test_forgotten_runs_are_deleted(cluster: FakeCluster, store: Kubernete
     await store.create(record(), [message(1)])
 
 
+async def test_a_run_that_is_held_by_nobody_is_forgotten_by_one_call(cluster: FakeCluster, store: KubernetesStore) -> None:
+    """Nothing but its deletion is asked for, and its id may be used again."""
+    await store.create(run := record(), [message(1)])
+    await store.save(ended(run, 5.0), (), edge=True)
+    await store.workspace_deleted("p")
+    tidying = asyncio.create_task(store.outside.tidy(), name="tidy")
+    news = asyncio.ensure_future(anext(store.outside.news()))
+    try:
+        await until(lambda: not thing(cluster, "p")["metadata"].get("finalizers"))
+        await until(lambda: not news.done())
+    finally:
+        for task in (tidying, news):
+            task.cancel()
+        await asyncio.wait({tidying, news})
+    async with asyncio.timeout(10):
+        while (known := store._picture.of("p")) is None or known.held:
+            await asyncio.sleep(0.005)
+    before = len(cluster.requests)
+    assert await store.forget(6.0, 9) == 1
+    assert [asked.method for asked in cluster.requests[before:]] == ["DELETE"]
+    assert everything(cluster) == []
+    await store.create(record(), [message(1)])
+
+
 async def test_a_run_that_no_object_can_hold_is_refused(store: KubernetesStore) -> None:
     """It is told with its size before anything is done."""
     run = record()

@@ -16,7 +16,7 @@ from otto_executor.settings import Settings
 from otto_executor.stage import StageSpec, StageStatus
 from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore
-from otto_executor.stores.pipelinerun import WHOLE
+from otto_executor.stores.pipelinerun import FINALIZER, WHOLE
 from otto_executor.testing.cluster import fake_cluster, store_in
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash
@@ -24,6 +24,7 @@ from otto_executor.translate_spec import understood
 from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
 from otto_kubekit.testing import FakeCluster
+from otto_runtime.tasks import Backoff
 
 from .test_conductor import begin_and_end, fleet, pipeline, process, run, to_the_end  # noqa: F401  the fixture
 from .test_kubernetes_store import thing
@@ -182,14 +183,109 @@ async def test_a_deleted_run_is_cancelled_then_gone(
     assert fleet.workspaces_deleted == [workspace]
 
 
+def finalizers(cluster: FakeCluster, name: str = "p") -> list[str]:
+    return list(thing(cluster, name)["metadata"].get("finalizers", []))
+
+
+def taken_off(cluster: FakeCluster, name: str = "p") -> int:
+    """How often a finalizer was to be taken off: only then the object itself is patched after its beginning."""
+    return len([asked for asked in cluster.requests if asked.method == "PATCH" and asked.path.endswith(f"/{name}")])
+
+
 async def test_a_deleted_run_that_had_ended_goes_at_once(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
-    """Its workspace is deleted with it, and its id may be used again."""
+    """Its workspace is deleted with it, once, and its id may be used again."""
+    async with executor(cluster, fleet) as conductor:
+        await run(conductor, pipeline(StageSpec("a")))
+        await until(lambda: not finalizers(cluster))
+        await kubectl.delete(WHOLE, "p")
+        assert not names(cluster)
+        await until(lambda: bool(fleet.workspaces_deleted))
+        await run(conductor, pipeline(StageSpec("b")))
+    assert len(fleet.workspaces_deleted) == 1
+
+
+async def test_a_run_that_is_deleted_as_it_ends_goes_too(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """Deleted before its finalizer could be taken off, it goes once its workspace is deleted."""
+    cluster.faults.answer(500, times=None, when=lambda asked: asked.method == "PATCH" and asked.path.endswith("/p"))
     async with executor(cluster, fleet) as conductor:
         await run(conductor, pipeline(StageSpec("a")))
         await kubectl.delete(WHOLE, "p")
+        await until(lambda: bool(fleet.workspaces_deleted))
+        assert names(cluster) == ["p"]
+        cluster.faults.heal()
         await until(lambda: not names(cluster))
-        assert len(fleet.workspaces_deleted) == 1
-        await run(conductor, pipeline(StageSpec("b")))
+    assert len(set(fleet.workspaces_deleted)) == 1
+
+
+async def test_only_unfinished_runs_have_a_finalizer(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """It is taken off by one patch when the end is stored; what others put there stays. Without an executor ended runs can go then."""
+    fleet.script = lambda key: Fate(seconds=None if key[0] == "on" else 0.0)
+    async with executor(cluster, fleet) as conductor:
+        await conductor.begin(pipeline(StageSpec("a"), pipeline_id="on"), b"")
+        await run(conductor, pipeline(StageSpec("a")))
+        await until(lambda: not finalizers(cluster))
+        assert taken_off(cluster) == 1
+        metadata = {"name": "applied", "finalizers": ["test.io/other"]}
+        head = {"apiVersion": WHOLE.api_version, "kind": WHOLE.name, "metadata": metadata}
+        await kubectl.create(WHOLE, {**head, "spec": {"stages": [{"stageId": "a"}]}})
+        await until(lambda: state(cluster, "applied") == "Completed" and finalizers(cluster, "applied") == ["test.io/other"])
+    assert finalizers(cluster, "on") == [FINALIZER]
+    await kubectl.patch(WHOLE, "applied", merge({"metadata": {"finalizers": []}}))
+    await kubectl.delete_all(WHOLE)
+    assert names(cluster) == ["on"]
+
+
+async def test_an_ended_run_is_never_begun_again(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """Executors that come later know it and all that was told of it by what was saved, whoever took its finalizer off."""
+    cluster.faults.answer(500, times=None, when=lambda asked: asked.method == "PATCH" and asked.path.endswith("/torn"))
+    async with executor(cluster, fleet) as conductor:
+        said = await run(conductor, pipeline(StageSpec("a")))
+        await run(conductor, pipeline(StageSpec("a"), pipeline_id="torn"))
+        await until(lambda: not finalizers(cluster))
+    cluster.faults.heal()
+    await kubectl.patch(WHOLE, "torn", merge({"metadata": {"finalizers": []}}))
+    for _ in range(2):
+        async with executor(cluster, fleet) as conductor:
+            await apply(kubectl, "second", pipelineId="p")
+            await until(lambda: state(cluster, "second") == "Refused")
+            await kubectl.delete(WHOLE, "second")
+            assert sorted(short.pipeline_id for short in await conductor.page((), None, 9)) == ["p", "torn"]
+            assert [(p.sequence, p.message) for p in await to_the_end(conductor)] == [(p.sequence, p.message) for p in said]
+    assert sorted(fleet.created) == [("p", "a", 1, 1), ("torn", "a", 1, 1)]
+
+
+async def test_a_run_that_ends_as_it_begins_is_let_go_too(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """A run of which nothing was to be done is shown as ended, loses its finalizer, and is known to the next executor."""
+    async with executor(cluster, fleet):
+        await apply(kubectl, "p", [{"stageId": "a", "config": {"otto.run_if": "on_failure"}}])
+        await until(lambda: state(cluster, "p") == "Completed" and not finalizers(cluster))
+    async with executor(cluster, fleet) as conductor:
+        await until(lambda: state(cluster, "p") == "Completed")
+        assert [short.status for short in await conductor.page((), None, 9)] == [StageStatus.COMPLETED]
+        assert (await to_the_end(conductor))[-1].status is StageStatus.COMPLETED
+    assert fleet.created == []
+
+
+async def test_what_could_not_be_let_go_is_let_go_later(
+    cluster: FakeCluster,
+    fleet: Fleet,  # noqa: F811  the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An API server that takes no patch of objects holds no run up; the finalizer goes when it takes them, or at the next start."""
+    monkeypatch.setattr("otto_executor.stores.kubernetes_holds.Backoff", lambda *_: Backoff(0.01, 0.05))
+    cluster.faults.answer(500, times=None, when=lambda asked: asked.method == "PATCH" and asked.path.endswith(("/p", "/q")))
+    async with executor(cluster, fleet) as conductor:
+        assert (await run(conductor, pipeline(StageSpec("a"))))[-1].status is StageStatus.COMPLETED
+        await until(lambda: taken_off(cluster) > 1)
+        assert finalizers(cluster) == [FINALIZER]
+        cluster.faults.heal()
+        await until(lambda: not finalizers(cluster))
+        cluster.faults.answer(500, times=None, when=lambda asked: asked.method == "PATCH" and asked.path.endswith("/q"))
+        await run(conductor, pipeline(StageSpec("a"), pipeline_id="q"))
+    assert finalizers(cluster, "q") == [FINALIZER]
+    cluster.faults.heal()
+    async with executor(cluster, fleet):
+        await until(lambda: not finalizers(cluster, "q"))
 
 
 async def test_a_run_that_is_torn_away_leaves_no_worker(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture

@@ -83,6 +83,24 @@ async def test_kubectl_applies_shows_and_deletes_runs(
     assert all(worker.status.ended for worker in fleet.workers.values())
 
 
+async def test_ended_runs_go_without_an_executor(client: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """What has ended goes at once whoever is there; what has not is held until an executor has stopped it."""
+    fleet.script = lambda key: Fate(seconds=None if key[0] == "on" else 0.0)
+    async with store_over(client) as store, process(fleet, store, outside=(store.outside, read)) as conductor:
+        await conductor.begin(pipeline(StageSpec("a"), pipeline_id="on"), b"")
+        await run(conductor, pipeline(StageSpec("a")))
+        async with asyncio.timeout(30):
+            while (await client.get(WHOLE, "p")).metadata.finalizers:
+                await asyncio.sleep(0.1)
+    assert "deleted" in await kubectl(client, "delete", "plr", "p", "--timeout=30s")
+    await kubectl(client, "delete", "plr", "on", "--wait=false")
+    assert [found.metadata.name for found in (await client.list(WHOLE)).items] == ["on"]
+    async with store_over(client) as store, process(fleet, store, outside=(store.outside, read)), asyncio.timeout(30):
+        while (await client.list(WHOLE)).items:
+            await asyncio.sleep(0.1)
+    assert all(worker.status.ended for worker in fleet.workers.values())
+
+
 async def test_an_api_server_prunes_nothing_that_is_kept(client: Client, executor: Conductor) -> None:
     """What was stored is what is read: the definition knows every field, and the record is written once."""
     await run(executor, pipeline(StageSpec("a", approvers=None), StageSpec("빌드", depends_on=("a",)), pipeline_id="내 것"))

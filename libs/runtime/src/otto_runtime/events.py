@@ -169,6 +169,10 @@ EXECUTOR: dict[str, Words] = {
     "executor.run.deleted": Words(
         "Pipeline {pipeline} is gone: its PipelineRun was deleted", "파이프라인 {pipeline} 제거됨: PipelineRun이 삭제됨"
     ),
+    "executor.run.still_held": Words(
+        "Our finalizer can't be taken off PipelineRun {run}, which has ended, now, trying again: {reason}",
+        "종료된 PipelineRun {run}의 finalizer를 지금 제거할 수 없어 다시 시도함: {reason}",
+    ),
     "executor.run.gone": Words(
         "The PipelineRun of pipeline {pipeline} vanished while it went on; its workers are stopped",
         "진행 중인 파이프라인 {pipeline}의 PipelineRun이 사라져 워커를 중지함",

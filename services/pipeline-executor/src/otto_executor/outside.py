@@ -21,7 +21,7 @@ from otto_executor.errors import (
     WorkersUnavailableError,
 )
 from otto_executor.orders import Workers
-from otto_executor.stores import Arrival, Departure, Left, Outside, RunStore
+from otto_executor.stores import Arrival, Departure, Left, News, Outside, Remains, RunStore
 from otto_runtime.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -64,21 +64,25 @@ class Comings:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group, aclosing(self._outside.news()) as news:
+            group.create_task(self._outside.tidy(), name="let go of ended runs")
             async for event in news:
-                key = f"arrival {event.name}" if isinstance(event, Arrival) else f"run {event.pipeline_id}"
+                key = _subject(event)
                 if key in self._looked_at:
                     self._looked_at[key] = True
                     continue
                 self._looked_at[key] = False
                 group.create_task(self._look(key, event), name=f"look at {key}")
 
-    async def _look(self, key: str, event: Arrival | Left | Departure) -> None:
+    async def _look(self, key: str, event: News) -> None:
         try:
             if isinstance(event, Arrival):
                 async with self._room:
                     await self._arrived(event)
             elif isinstance(event, Left):
                 await self._patiently(event.pipeline_id, lambda: self._host.take_up(event.pipeline_id))
+            elif isinstance(event, Remains):
+                await self._patiently(event.pipeline_id, lambda: self._workers.delete_workspace(event.workspace))
+                log.info("executor.workspace.deleted", extra={"pipeline": event.pipeline_id, "workspace": event.workspace})
             else:
                 await self._departed(event)
         finally:
@@ -140,3 +144,14 @@ class Comings:
                 words = error.reason if isinstance(error, StoreUnavailableError) else error.words
                 log.warning("executor.departure.delayed", extra={"pipeline": pipeline_id, "reason": words})
             await backoff.wait()
+
+
+def _subject(event: News) -> str:
+    """What is looked at by one task at a time."""
+    match event:
+        case Arrival(name=name):
+            return f"arrival {name}"
+        case Remains(workspace=workspace):
+            return f"workspace {workspace}"
+        case _:
+            return f"run {event.pipeline_id}"

@@ -4,6 +4,32 @@ A run's whole state is saved at once, with the messages it adds, and only if nob
 a custom resource is saved too. Implementations live beside this file; `otto_executor.testing` has one in memory that passes the same tests.
 """
 
-from otto_executor.stores.protocol import Arrival, Departure, Key, Left, Outside, RunStore, StoredRun, Summary, Workspace, summary
+from otto_executor.stores.protocol import (
+    Arrival,
+    Departure,
+    Key,
+    Left,
+    News,
+    Outside,
+    Remains,
+    RunStore,
+    StoredRun,
+    Summary,
+    Workspace,
+    summary,
+)
 
-__all__ = ["Arrival", "Departure", "Key", "Left", "Outside", "RunStore", "StoredRun", "Summary", "Workspace", "summary"]
+__all__ = [
+    "Arrival",
+    "Departure",
+    "Key",
+    "Left",
+    "News",
+    "Outside",
+    "Remains",
+    "RunStore",
+    "StoredRun",
+    "Summary",
+    "Workspace",
+    "summary",
+]

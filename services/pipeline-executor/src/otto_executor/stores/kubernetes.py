@@ -52,7 +52,7 @@ from otto_executor.stores.protocol import Key, StoredRun, Summary, Workspace, su
 from otto_kubekit.client import Client
 
 FORGET_AT_ONCE = 50
-"""Runs deleted by one call of `forget`: three calls each."""
+"""Runs deleted by one call of `forget`: a call each."""
 PAUSE, SLOWER_BY = 0.25, 16_384
 """Seconds between saves of a run that are no edges, and the bytes of its object that make it once as long again: etcd writes and keeps all
 of it each time, so a run of 200 KB is saved every 3 s and costs etcd 20 MB in the five minutes until it compacts.
@@ -308,7 +308,10 @@ class KubernetesStore:
         for known in old:  # deleted, then let go: never is there a run that nobody has deleted and that does not look begun
             with self.outside.quiet(known.name):
                 await self._objects.delete(known)
-                await self.outside.let_go(known.pipeline_id)
+                if known.held:
+                    await self.outside.let_go(known.pipeline_id)
+                else:
+                    self._picture.gone(known.name, known.uid)
         return len(old)
 
     def pause(self, pipeline_id: str) -> float:

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from otto_executor.errors import PipelineExistsError, RunGoneError, RunTooLargeError, SaveConflictError, StoreUnavailableError
 from otto_executor.progress import Progress, shortened
+from otto_executor.stores.kubernetes_holds import Holds, others
 from otto_executor.stores.kubernetes_objects import RunObjects
 from otto_executor.stores.kubernetes_picture import Known, Picture, ours
 from otto_executor.stores.pipelinerun import FINALIZER, REFUSED, WholeRun
-from otto_executor.stores.protocol import Arrival, Departure, Left, StoredRun
+from otto_executor.stores.protocol import Arrival, Departure, Left, News, Remains, StoredRun
 
 MOST_WORDS = 32_000
 """Characters of what is wrong with a spec."""
@@ -36,6 +36,7 @@ class KubernetesOutside:
         self._instance = instance
         self._body = body
         self._begun = begun
+        self._holds = Holds(objects, picture)
         self._news: dict[str, Known | None] = {}
         """Objects of which there is news, and how those were known last that are gone."""
         self._any = asyncio.Event()
@@ -78,7 +79,7 @@ class KubernetesOutside:
             self._busy.discard(name)
             self.tell(name)
 
-    async def news(self) -> AsyncGenerator[Arrival | Left | Departure]:
+    async def news(self) -> AsyncGenerator[News]:
         """See Outside."""
         while True:
             self._any.clear()
@@ -94,12 +95,12 @@ class KubernetesOutside:
                     yield told
             await self._any.wait()
 
-    async def _told(self, name: str, was: Known | None) -> Arrival | Left | Departure | None:
+    async def _told(self, name: str, was: Known | None) -> News | None:
         known = self._picture.named(name)
         if was is not None and (known is None or known.uid != was.uid):
             if known is not None:
                 self.tell(name)
-            return Departure(was.pipeline_id, gone=True) if was.begun and not was.ended else None
+            return _after(was)
         if known is None:
             return None
         if name in self._uncertain:
@@ -107,6 +108,7 @@ class KubernetesOutside:
         if known.deleting:
             return Departure(known.pipeline_id) if known.begun else None
         if known.begun:
+            self._holds.seen(known)
             return None
         found = await self._objects.get(name)
         if found is None or found.record or found.status.state == REFUSED:
@@ -142,9 +144,11 @@ class KubernetesOutside:
                 raise SaveConflictError(f"{arrival.name} was begun by somebody else")
             if not ours(there.metadata, self._instance) or there.metadata.deletion_timestamp is not None:
                 raise SaveConflictError(f"{arrival.name} is not ours")
+            metadata["finalizers"] = [*others(there.metadata.finalizers), FINALIZER]
             return bool(there.record)
 
-        change = {"metadata": body["metadata"], "record": body["record"]}
+        metadata = {**body["metadata"], "finalizers": [*others(known.finalizers), FINALIZER]}
+        change = {"metadata": metadata, "record": body["record"]}
         async with self.beginning(arrival.name, body["record"], wanted=True):
             found = await self._objects.change(known, change, "", begun)
         self._begun(found, run, progress)
@@ -167,12 +171,23 @@ class KubernetesOutside:
         if known is None:
             return
         found = await self._objects.get(known.name)
-        if found is not None and found.metadata.uid == known.uid:
-            left = [finalizer for finalizer in found.metadata.finalizers if finalizer != FINALIZER]
-            at = replace(known, resource_version=found.metadata.resource_version)
-            try:
-                change = {"metadata": {"finalizers": left}}
-                await self._objects.change(at, change, "", lambda there: FINALIZER not in there.metadata.finalizers)
-            except RunGoneError:
-                pass
+        there = Known.of(found.metadata, known.pipeline_id, found.status.memory) if found is not None else None
+        if there is not None and there.uid == known.uid and there.held:
+            with suppress(RunGoneError):
+                await self._holds.take_off(there, deleting_too=True)
         self._picture.gone(known.name, known.uid)
+
+    async def tidy(self) -> None:
+        """See Outside."""
+        await self._holds.run()
+
+
+def _after(was: Known) -> Departure | Remains | None:
+    """What is to be done about a run whose object is gone."""
+    if not was.begun:
+        return None
+    if was.summary is None or not was.ended:
+        return Departure(was.pipeline_id, gone=True)
+    # One that was seen being deleted is a Departure: its workspace is seen to.
+    left = was.summary.workspace if was.workspace.fate in {"", "kept", "condemned"} and not was.deleting else ""
+    return Remains(was.pipeline_id, left) if left else None

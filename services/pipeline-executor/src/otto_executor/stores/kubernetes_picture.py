@@ -22,15 +22,19 @@ class Known:
     resource_version: str
     pipeline_id: str
     deleting: bool
-    held: bool
-    """It has our finalizer: it was begun."""
+    finalizers: tuple[str, ...]
     version: int
     summary: Summary | None
     workspace: Fate
 
     @property
+    def held(self) -> bool:
+        """Whether it has our finalizer."""
+        return FINALIZER in self.finalizers
+
+    @property
     def begun(self) -> bool:
-        """Whether an executor has begun it."""
+        """Whether an executor has begun it. What was saved tells it also of a run whose finalizer we, or somebody else, took off."""
         return self.held or self.version > 0
 
     @property
@@ -47,7 +51,7 @@ class Known:
             meta.resource_version,
             pipeline_id or meta.name,
             meta.deletion_timestamp is not None,
-            FINALIZER in meta.finalizers,
+            meta.finalizers,
             memory.version,
             read_summary(memory.summary) or summary,
             memory.workspace,

@@ -23,7 +23,7 @@ GROUP, VERSION, PLURAL, KIND = "ottoscaler.io", "v1alpha1", "pipelineruns", "Pip
 API_VERSION = f"{GROUP}/{VERSION}"
 INSTANCE_LABEL = "ottoscaler.io/instance"
 FINALIZER = "ottoscaler.io/pipeline-executor"
-"""Keeps a run that was begun until its workers are stopped and its workspace is deleted."""
+"""Keeps a run that goes on until its workers are stopped and its workspace is deleted. One that has ended needs nobody: it goes without."""
 PENDING, REFUSED = "Pending", "Refused"
 READABLE_BYTES = 131_072
 """What of an object people read takes at most about so much twice: spec and status. The rest of 1.5 MiB is for what counts."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from otto_executor.definition import Definition
 from otto_executor.orders import Owner
@@ -158,10 +158,21 @@ class Departure:
     gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """Somebody has taken an ended run out whose workspace was still kept: nobody else knows of it any more."""
+
+    pipeline_id: str
+    workspace: str
+
+
+News: TypeAlias = Arrival | Left | Departure | Remains
+
+
 class Outside(Protocol):
     """What others do with the memory of runs, where they can reach it: they put runs in and take runs out."""
 
-    def news(self) -> AsyncGenerator[Arrival | Left | Departure]:
+    def news(self) -> AsyncGenerator[News]:
         """What is to be looked at: what there is at first, then what changes. The same may be told more than once. Never ends."""
 
     async def accept(self, arrival: Arrival, run: StoredRun, progress: Sequence[Progress]) -> None:
@@ -179,6 +190,9 @@ class Outside(Protocol):
 
     async def let_go(self, pipeline_id: str) -> None:
         """The run may be gone: everything about it is done. Raises StoreUnavailableError."""
+
+    async def tidy(self) -> None:
+        """Until cancelled: lets go of every run that has ended, so that it may be taken out whoever is there then."""
 
     def again(self, name: str) -> None:
         """Has an arrival told again."""
