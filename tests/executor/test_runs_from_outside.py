@@ -244,6 +244,7 @@ async def test_an_ended_run_is_never_begun_again(cluster: FakeCluster, kubectl: 
         await until(lambda: not finalizers(cluster))
     cluster.faults.heal()
     await kubectl.patch(WHOLE, "torn", merge({"metadata": {"finalizers": []}}))
+    cluster.requests.clear()
     for _ in range(2):
         async with executor(cluster, fleet) as conductor:
             await apply(kubectl, "second", pipelineId="p")
@@ -251,6 +252,7 @@ async def test_an_ended_run_is_never_begun_again(cluster: FakeCluster, kubectl: 
             await kubectl.delete(WHOLE, "second")
             assert sorted(short.pipeline_id for short in await conductor.page((), None, 9)) == ["p", "torn"]
             assert [(p.sequence, p.message) for p in await to_the_end(conductor)] == [(p.sequence, p.message) for p in said]
+    assert not [asked for asked in cluster.requests if asked.path.endswith("/torn")], "what a list tells is enough"
     assert sorted(fleet.created) == [("p", "a", 1, 1), ("torn", "a", 1, 1)]
 
 
