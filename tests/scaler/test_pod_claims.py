@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from otto_kubekit.client import Client
-from otto_kubekit.kinds import CLAIMS, custom
+from otto_kubekit.kinds import CLAIMS, CONFIG_MAPS, custom
 from otto_kubekit.testing import FakeCluster
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims
 from otto_scaler.worker import Claim, Identity, Owner, WorkerSpec
@@ -18,6 +18,12 @@ RAW = custom("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 def worker(owner: str = "", claim: Claim = Claim(), workspace: str = "ws-1") -> WorkerSpec:  # noqa: B008  frozen
     kept = Owner("ottoscaler.io/v1alpha1", "PipelineRun", owner, f"uid-of-{owner}") if owner else None
     return WorkerSpec(Identity("w", "t", 1, 1, workspace=workspace), ("true",), owner=kept, claim=claim)
+
+
+async def owned_by(client: Client, name: str) -> WorkerSpec:
+    """A worker of an owner that is there: what has none is collected."""
+    made = await client.create(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+    return replace(worker(), owner=Owner("v1", "ConfigMap", name, made.metadata.uid))
 
 
 @pytest.fixture
@@ -47,11 +53,12 @@ async def test_a_claim_is_what_the_run_says_or_else_the_settings(
 async def test_a_run_that_takes_a_workspace_over_owns_it_too(client: Client) -> None:
     """Else Kubernetes would delete it with the run whose it was first; asked for again, nothing changes, also by a later service."""
     claims = Claims(client, PLAN, "ottoscaler")
-    await claims.ensure(worker("old"))
-    await claims.ensure(worker("new"))
+    old, new = [await owned_by(client, name) for name in ("old", "new")]
+    await claims.ensure(old)
+    await claims.ensure(new)
     before = await client.get(CLAIMS, "ws-1")
     assert [(owner.name, owner.controller) for owner in before.metadata.owner_references] == [("old", True), ("new", False)]
     for later in (claims, Claims(client, PLAN, "ottoscaler")):
-        await later.ensure(worker("new"))
-        await later.ensure(replace(worker("old")))
+        await later.ensure(new)
+        await later.ensure(old)
     assert (await client.get(CLAIMS, "ws-1")).metadata.owner_references == before.metadata.owner_references
