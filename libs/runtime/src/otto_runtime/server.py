@@ -32,6 +32,8 @@ QUIET_SECONDS = 0.1
 """How long no call may have come before the server stops listening to its connections."""
 LONGEST_QUIET_SECONDS = 1.0
 """How long that is waited for: callers that never cease can't hold up a stop."""
+MAX_PENDING_CALLS = 20_000
+"""Calls of all connections together that may have come and not been looked at: twice what Envoy passes on to one service. A few KB each."""
 KEEPALIVE_SECONDS = 30.0
 """Silence after which a client is asked whether it is there."""
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
@@ -200,6 +202,9 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+            # Of calls that came and were not looked at yet gRPC drops some beyond 1,000, with CANCELLED: a burst is no reason for that.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
             # Without it gRPC waits a minute for any ping, those with which it measures the line too, whatever keepalive says.
