@@ -71,9 +71,9 @@ class KubernetesOutside:
         self._uncertain[name] = (record, wanted)
         try:
             yield
-            del self._uncertain[name]
+            self._uncertain.pop(name, None)
         except (PipelineExistsError, RunTooLargeError, SaveConflictError):
-            del self._uncertain[name]
+            self._uncertain.pop(name, None)
             raise
         finally:
             self._busy.discard(name)
@@ -103,6 +103,8 @@ class KubernetesOutside:
             return _after(was)
         if known is None:
             return None
+        if name in self._busy:
+            return None  # it is told again when that is over
         if name in self._uncertain:
             return await self._settled(known)
         if known.deleting:
@@ -118,6 +120,8 @@ class KubernetesOutside:
     async def _settled(self, known: Known) -> Left | None:
         """What has become of a beginning that was not answered."""
         found = await self._objects.get(known.name)
+        if known.name in self._busy or known.name not in self._uncertain:
+            return None  # begun again meanwhile, and told again when that is over
         record, wanted = self._uncertain[known.name]
         ours_after_all = found is not None and found.record == record
         if ours_after_all and not wanted:
