@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from otto_executor.stage import StageSpec, StageStatus
 from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore
 from otto_executor.stores.pipelinerun import FINALIZER, WHOLE
+from otto_executor.stores.protocol import Arrival
 from otto_executor.testing.cluster import fake_cluster, store_in
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash
@@ -151,6 +152,20 @@ async def test_an_applied_run_waits_for_its_turn(
         await until(lambda: bool(fleet.created))
         fleet.end(fleet.created[0], Fate())
         await until(lambda: state(cluster, "second") == "Running")
+
+
+async def test_news_of_a_run_that_is_being_begun_waits(cluster: FakeCluster, kubectl: Client) -> None:
+    """News that was told before a beginning and is looked at in the middle of it takes nothing from it; afterwards it is looked at."""
+    async with store_in(cluster) as store:
+        await apply(kubectl, "second")
+        async with aclosing(store.outside.news()) as news, asyncio.timeout(20):
+            assert isinstance(await anext(news), Arrival)
+            store.outside.again("second")
+            async with store.outside.beginning("second", "its record", wanted=True):
+                looking = asyncio.create_task(anext(news), name="look")
+                await asyncio.sleep(0.2)
+                assert not looking.done()
+            assert isinstance(await looking, Arrival)
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["while the executor runs", "while it is away"])
