@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ import pytest
 from otto_relay.errors import SourceError, SourceLostError
 from otto_relay.sources import file
 from otto_relay.sources.file import FileSource
-from otto_relay.sources.protocol import Ending, Line
+from otto_relay.sources.protocol import Ending
 from otto_relay.testing import LogFile
 
-LONGEST = 64
+from .test_relay_source_contract import LONGEST, Reader, until
 
 
 @pytest.fixture(params=["told by the kernel", "looking"])
@@ -30,36 +29,6 @@ async def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     made = FileSource(tmp_path, 300.0 if told else 0.01, LONGEST)
     yield made
     made.close()
-
-
-def split(text: bytes, complete: bool) -> int:
-    return min(len(text), LONGEST) if complete or len(text) >= LONGEST else 0
-
-
-class Reader:
-    """Reads in the background, and remembers."""
-
-    def __init__(self, source: FileSource, position: bytes = b"") -> None:
-        self.ending = Ending()
-        self.lines: list[Line] = []
-        self._source = source
-        self._position = position
-
-    async def run(self) -> None:
-        async with aclosing(self._source.lines("w-1", self._position, self.ending, split)) as batches:  # type: ignore[type-var]  # an async generator behind an AsyncIterator
-            async for batch in batches:
-                assert batch
-                self.lines += batch
-
-    @property
-    def texts(self) -> list[str]:
-        return [line.text.decode() for line in self.lines]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_from_the_position_of_any_line_come_exactly_those_behind_it(source: FileSource, tmp_path: Path) -> None:

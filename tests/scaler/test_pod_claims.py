@@ -15,9 +15,8 @@ PLAN = ClaimPlan("standard", "1Gi", "ReadWriteOnce")
 RAW = custom("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 
 
-def worker(owner: str = "", claim: Claim = Claim(), workspace: str = "ws-1") -> WorkerSpec:  # noqa: B008  frozen
-    kept = Owner("ottoscaler.io/v1alpha1", "PipelineRun", owner, f"uid-of-{owner}") if owner else None
-    return WorkerSpec(Identity("w", "t", 1, 1, workspace=workspace), ("true",), owner=kept, claim=claim)
+def worker(claim: Claim = Claim()) -> WorkerSpec:  # noqa: B008  frozen
+    return WorkerSpec(Identity("w", "t", 1, 1, workspace="ws-1"), ("true",), claim=claim)
 
 
 async def owned_by(client: Client, name: str) -> WorkerSpec:
