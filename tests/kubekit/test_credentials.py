@@ -225,7 +225,7 @@ def test_kubernetes_is_imported_as_far_as_it_is_needed() -> None:
     program = (
         "import otto_kubekit.objects, otto_kubekit.kinds, otto_kubekit.errors, otto_kubekit.bodies, sys\n"
         "assert not {'aiohttp', 'kubernetes'} & set(sys.modules)\n"
-        "import otto_kubekit.connecting, otto_kubekit.podlogs, otto_kubekit.watching, otto_kubekit.election\n"
+        "import otto_kubekit.connecting, otto_kubekit.watching, otto_kubekit.election\n"
         "heavy = [m for m in sys.modules if m.startswith(('kubernetes.client', 'kubernetes.aio.client.models.', 'pydantic'))]\n"
         "assert not heavy, heavy\n"
         "import kubernetes.aio\n"

@@ -72,7 +72,8 @@ class Cluster:
 async def cluster(request: pytest.FixtureRequest, stand: Stand) -> AsyncIterator[Cluster]:
     """The relay is the test's to start."""
     async with FakeCluster() as fake, fake.client(timeout=5.0) as client:
-        fake.kubelet.split_streams = request.param == "apart"
+        fake.kubelet.split_streams = {"merged": False, "apart": True, "old": None}[request.param]
+        fake.api.minor = 31 if request.param == "old" else 37
         stand.source = KubernetesSource(client, LIMIT)
         yield Cluster(fake, client, stand)
 
@@ -109,8 +110,9 @@ async def test_connections_that_break_in_the_middle_of_lines_lose_and_double_non
     assert not notices(got)
 
 
+@pytest.mark.parametrize("cluster", ["merged", "apart", "old"], indirect=True)
 async def test_stdout_and_stderr_are_told_apart_where_the_server_does(cluster: Cluster) -> None:
-    """Where it refuses that, it is asked once, and everything comes as stdout."""
+    """Where it refuses that, it is asked once; one that is too old to know of it is not asked. Then everything comes as stdout."""
     async with cluster.stand.relay():
         for name in ("w-1", "w-2"):
             await cluster.start(name)
@@ -120,7 +122,9 @@ async def test_stdout_and_stderr_are_told_apart_where_the_server_does(cluster: C
             sources = {entry.message: entry.source for entry in await complete(cluster.stand, name)}
             assert sources == {"out": "stdout", "err": "stderr" if cluster.fake.kubelet.split_streams else "stdout"}
     refused = [asked for asked in cluster.fake.requests if "stream" in asked.query]
-    if not cluster.fake.kubelet.split_streams:
+    if cluster.fake.kubelet.split_streams is None:
+        assert not refused
+    elif not cluster.fake.kubelet.split_streams:
         assert {asked.query["stream"] for asked in refused} <= {"Stdout", "Stderr"}
         assert len(refused) <= 2
 

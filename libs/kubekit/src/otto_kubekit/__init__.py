@@ -10,7 +10,6 @@ requests, msgspec reads the answers; the typed models of `kubernetes` are never 
     bodies       what we send, as bytes
     errors       the one tree of what can go wrong
     watching     forever / list-then-watch / one connection: Added, Modified, Deleted, Synced, Interrupted
-    podlogs      the lines of a container, followed without loss or repetition
     election     one of several holds a Lease
 
 Importing this package, `settings`, `objects`, `kinds`, `bodies` or `errors` costs next to nothing; the others bring aiohttp, and

@@ -40,8 +40,6 @@ class Client:
         """`namespace` "" is that of the credentials."""
         self.transport = transport
         self.namespace = namespace or transport.namespace
-        self.splits_logs: bool | None = None
-        """Whether the server tells stdout and stderr apart; None: not asked yet."""
 
     def path(self, kind: Kind[O], namespace: str | None, name: str = "", subresource: str = "") -> str:
         """The URL path that `namespace` means, see the module."""

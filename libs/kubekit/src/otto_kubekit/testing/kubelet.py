@@ -28,7 +28,8 @@ class Kubelet:
 
     def __init__(self, storage: Storage) -> None:
         self.script: Callable[[Object, str], Chosen] = lambda _pod, _container: Script()
-        self.split_streams = False
+        self.split_streams: bool | None = False
+        """Whether stdout and stderr are told apart where that is asked for; None: the question is not known, and so ignored."""
         self.frozen = False
         self._storage = storage
         self._logs: dict[tuple[str, str], ContainerLog] = {}

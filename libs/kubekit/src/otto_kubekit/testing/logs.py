@@ -82,9 +82,10 @@ class Reading:
                 yield (rfc3339(line.time_ns).encode() + b" " if self.timestamps else b"") + line.text + b"\n"
 
 
-def reading(request: web.Request, split: bool) -> Reading:
-    """What the query asks for. Without `split` the server does not know of streams and refuses to tell them apart."""
+def reading(request: web.Request, split: bool | None) -> Reading:
+    """What the query asks for. Without `split` the server refuses to tell streams apart; None: it does not know the question."""
     query = request.query
+    stream = "All" if split is None else query.get("stream", "All")
     since = 0
     if text := query.get("sinceTime"):
         try:
@@ -94,16 +95,16 @@ def reading(request: web.Request, split: bool) -> Reading:
             raise bad_request(f'parsing time "{text}" failed') from None
     elif query.get("sinceSeconds"):
         since = time.time_ns() - int(query["sinceSeconds"]) * 10**9
-    if "stream" in query and not split:
+    if "stream" in query and split is False:
         raise invalid("PodLogOptions", "", "stream", "FieldValueForbidden", "Forbidden: may not be specified")
-    if query.get("stream", "All") not in {"All", "Stdout", "Stderr"}:
-        raise invalid("PodLogOptions", "", "stream", "FieldValueNotSupported", f'Unsupported value: "{query["stream"]}"')
+    if stream not in {"All", "Stdout", "Stderr"}:
+        raise invalid("PodLogOptions", "", "stream", "FieldValueNotSupported", f'Unsupported value: "{stream}"')
     return Reading(
         follow=query.get("follow") == "true",
         timestamps=query.get("timestamps") == "true",
         since_ns=since,
         tail=int(query["tailLines"]) if "tailLines" in query else None,
-        stream=query.get("stream", "All"),
+        stream=stream,
     )
 
 

@@ -2,7 +2,7 @@
 
 Init containers come first, one after another; then the worker's own container and those beside it, together. Each connection that breaks
 goes on behind the last line that was had; only what the node has rotated away before it was read is lost, and is told. Stdout and stderr
-are asked for apart until a server refuses that.
+are asked for apart where the server knows that question, until it refuses.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ _BATCHES = 4
 _SECRET_SECONDS = 30.0
 """How long a secret that was read serves other workers too."""
 _MOST_REMEMBERED = 1000
+_KNOWS_STREAMS = (1, 32)
+"""The first version of Kubernetes that knows `stream`; an older one ignores the question and would send every line twice."""
 
 
 class _Batch(NamedTuple):
@@ -50,7 +52,7 @@ class KubernetesSource:
         """`longest_unsplit` is the length in bytes up to which a line is not split."""
         self._client = client
         self._longest = longest_unsplit
-        self._apart = True
+        self._apart: bool | None = None
         """Whether the server gives stdout and stderr apart, as far as is known."""
         self._pods: dict[str, Pod] = {}
         """Those that were just seen and will be read in a moment."""
@@ -118,7 +120,7 @@ class KubernetesSource:
         """See LogSource."""
         pod = self._pods.pop(worker_id, None) or await fetched(self._client, worker_id)
         while True:
-            reading = _Reading(self._client, pod, position, self._apart, split, self._longest)
+            reading = _Reading(self._client, pod, position, await self._asks_apart(), split, self._longest)
             try:
                 async with aclosing(reading.lines(ended)) as batches:
                     async for batch in batches:
@@ -130,6 +132,14 @@ class KubernetesSource:
                 self._apart = False
                 continue
             return
+
+    async def _asks_apart(self) -> bool:
+        if self._apart is None:
+            try:
+                self._apart = await self._client.server_version() >= _KNOWS_STREAMS
+            except KubeError as error:
+                raise SourceError(f"the version of the API server is not known: {error}") from error
+        return self._apart
 
 
 class _Reading:
