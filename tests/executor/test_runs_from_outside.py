@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -107,6 +108,19 @@ async def test_what_is_wrong_with_an_applied_run_stands_in_its_status(
         await kubectl.delete(WHOLE, "wrong")
         assert names(cluster) == ["good"]
     assert [key[0] for key in fleet.created] == ["good"]
+
+
+async def test_what_was_refused_is_forgotten_by_its_age(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture
+    """It counts as ended when it came, also for an executor that has started since; nobody has to delete it."""
+    async with executor(cluster, fleet):
+        await apply(kubectl, "wrong", [{"stageId": "a", "dependsOn": ["b"]}])
+        await until(lambda: state(cluster, "wrong") == "Refused")
+    came = datetime.fromisoformat(thing(cluster, "wrong")["metadata"]["creationTimestamp"]).timestamp()
+    async with store_in(cluster) as store:
+        assert await store.forget(came, 0) == 0
+        assert await store.forget(came + 1, 0) == 1
+        assert await store.forget(came + 1, 0) == 0
+    assert names(cluster) == []
 
 
 async def test_what_was_refused_stays_refused(cluster: FakeCluster, kubectl: Client, fleet: Fleet) -> None:  # noqa: F811  the fixture

@@ -167,7 +167,7 @@ class KubernetesOutside:
             found = await self._objects.change(known, change, "status", lambda there: bool(there.record))
         except RunGoneError:
             return
-        self._picture.put(Known.of(found.metadata, known.pipeline_id, found.status.memory))
+        self._picture.put(Known.of(found.metadata, known.pipeline_id, found.status.memory, state=found.status.state))
 
     async def let_go(self, pipeline_id: str) -> None:
         """See Outside."""

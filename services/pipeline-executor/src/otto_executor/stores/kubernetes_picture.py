@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from otto_executor.stage import StageStatus
-from otto_executor.stores.pipelinerun import FINALIZER, INSTANCE_LABEL, Fate, Meta, SeenMemory, read_summary
+from otto_executor.stores.pipelinerun import FINALIZER, INSTANCE_LABEL, REFUSED, Fate, Meta, SeenMemory, read_summary
 from otto_executor.stores.protocol import Key, Summary, Workspace
 
 TAKING = 60.0
@@ -26,6 +26,8 @@ class Known:
     version: int
     summary: Summary | None
     workspace: Fate
+    refused_at: float | None = None
+    """When it was put there, for one that was refused: no executor will ever begin it."""
 
     @property
     def held(self) -> bool:
@@ -43,8 +45,9 @@ class Known:
         return self.summary is not None and self.summary.ended_at is not None
 
     @classmethod
-    def of(cls, meta: Meta, pipeline_id: str, memory: SeenMemory, summary: Summary | None = None) -> "Known":
-        """What an object says. `summary` is used where it has none yet."""
+    def of(cls, meta: Meta, pipeline_id: str, memory: SeenMemory, summary: Summary | None = None, *, state: str = "") -> "Known":
+        """What an object says. `summary` is used where it has none yet; `state` is told where it may be Refused."""
+        refused = state == REFUSED and memory.version == 0 and meta.creation_timestamp is not None
         return cls(
             meta.name,
             meta.uid,
@@ -55,6 +58,7 @@ class Known:
             memory.version,
             read_summary(memory.summary) or summary,
             memory.workspace,
+            meta.creation_timestamp.timestamp() if refused and meta.creation_timestamp else None,
         )
 
 
@@ -163,11 +167,13 @@ class Picture:
         return sorted(found)
 
     def forgettable(self, ended_before: float, keep: int, most: int, now: float) -> list[Known]:
-        """The runs that RunStore.forget would delete, the oldest first."""
+        """The runs that RunStore.forget would delete, the oldest first; those that were refused go by their age alone."""
         ended = [(short.ended_at, known) for known, short in self._summaries() if short.ended_at is not None]
         newest = heapq.nlargest(keep, (at for at, _ in ended))
         oldest = newest[-1] if newest and len(newest) == keep else 0.0
         old = [(at, known) for at, known in ended if (at < ended_before or at < oldest) and self.fate(known, now) in {"gone", "taken"}]
+        refused = [(known.refused_at, known) for known in self._known.values() if known.refused_at is not None]
+        old += [(at, known) for at, known in refused if at < ended_before]
         return [known for _, known in sorted(old, key=lambda pair: pair[0])[:most]]
 
 

@@ -59,7 +59,7 @@ class PictureWatch:
             if before is not None:
                 self._picture.gone(meta.name, before.uid)
             return
-        known = Known.of(meta, found.spec.pipeline_id, found.status.memory)
+        known = Known.of(meta, found.spec.pipeline_id, found.status.memory, state=found.status.state)
         if known.begun and known.summary is None:
             short = before.summary if before is not None and before.uid == known.uid else None
             known = replace(known, summary=short or await self._first_summary(known))

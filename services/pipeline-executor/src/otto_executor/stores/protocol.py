@@ -123,7 +123,8 @@ class RunStore(Protocol):
     async def forget(self, ended_before: float, keep: int) -> int:
         """Deletes runs that ended before a time, and the oldest ended ones beyond the `keep` newest; those with a workspace stay.
 
-        Returns how many were deleted, a bounded number per call: call again until it is 0.
+        What people put there and what was refused counts as ended when it came. Returns how many were deleted, a bounded number per call:
+        call again until it is 0.
         """
 
     def pause(self, pipeline_id: str) -> float:
