@@ -128,11 +128,16 @@ async def test_what_is_bound_belongs_to_its_task() -> None:
 
 
 def test_levels_and_formats_follow_the_settings() -> None:
-    """What is below the level is not written; `auto` is JSON unless a terminal reads."""
+    """What is below the level is not written, nor are details of libraries; `auto` is JSON unless a terminal reads."""
     stream = rendering(log_level="warning")
     log.info("runtime.stopping")
     log.warning("runtime.stopping")
     assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == ["warning"]
+
+    stream = rendering(log_level="debug")
+    for name in ("grpc._cython.cygrpc", "otto_trial.part"):
+        logging.getLogger(name).debug("runtime.stopping")
+    assert [json.loads(line)["logger"] for line in stream.getvalue().splitlines()] == ["otto_trial.part"]
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

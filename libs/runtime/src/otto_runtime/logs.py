@@ -82,6 +82,11 @@ class HumanRenderer:
         return f"{line}\n{traceback}" if traceback else line
 
 
+def _ours_if_debug(record: logging.LogRecord) -> bool:
+    """Libraries' details are no help to who looks for ours: gRPC alone writes a line for every call."""
+    return record.levelno > logging.DEBUG or record.name.startswith("otto")
+
+
 def configure(settings: RuntimeSettings, stream: TextIO | None = None) -> None:
     """Sends every log record of the process to standard error, or `stream`, rendered as the settings say. Replaces what was set before."""
     stream = sys.stderr if stream is None else stream
@@ -108,6 +113,7 @@ def configure(settings: RuntimeSettings, stream: TextIO | None = None) -> None:
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
+    handler.addFilter(_ours_if_debug)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

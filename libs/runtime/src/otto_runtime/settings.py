@@ -174,7 +174,9 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
     log_format: Annotated[
         Literal["auto", "json", "text"], Meta(description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere.")
     ] = "auto"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The lowest level that is logged.")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The lowest level that is logged; of libraries never `debug`.")
+    ] = "info"
     log_language: Annotated[
         Literal["en", "ko"], Meta(description="Language of text logs: `en` or `ko`. JSON logs carry event names only.")
     ] = "en"
