@@ -175,4 +175,4 @@ cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engi
 # A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name.
 test-cluster: setup clients $(if $(OTTO_TEST_KUBECONFIG),,images) ## The tests that need the cluster (ONLY=words for some)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
-	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -m cluster $(if $(ONLY),-k "$(ONLY)")
+	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15 -m cluster $(if $(ONLY),-k "$(ONLY)")

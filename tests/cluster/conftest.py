@@ -1,17 +1,14 @@
 """What tests on the real cluster share: a namespace each, and a report of it when they fail."""
 
 import os
-import re
-import subprocess
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from .kubectl import Namespace, report
-
-REPORTS = Path(__file__).resolve().parents[2] / ".reports"
+from ..cluster_report import tell
+from .kubectl import Namespace
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +39,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     outcome = yield
     namespace = getattr(item, "funcargs", {}).get("namespace")
     if outcome.when == "call" and outcome.failed and isinstance(namespace, Namespace):
-        REPORTS.mkdir(exist_ok=True)
-        path = REPORTS / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', item.name)}.txt"
-        try:
-            path.write_text(report(namespace))
-        except (OSError, subprocess.SubprocessError) as error:
-            outcome.sections.append(("cluster", f"what was in namespace {namespace.name} could not be written to {path}: {error}"))
-        else:
-            outcome.sections.append(("cluster", f"what was in namespace {namespace.name}: {path}"))
+        tell(outcome, item.name, [namespace.name])
     return outcome

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,26 +82,3 @@ def termination(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """How the only container of a pod has ended."""
     ended: Mapping[str, Any] = found["status"]["containerStatuses"][0]["state"]["terminated"]
     return ended
-
-
-def report(namespace: Namespace) -> str:
-    """What is in the namespace and happened there, for whoever has to find out why a test failed: no part of it stops the others."""
-
-    def listed(*words: str) -> str:
-        try:
-            return namespace.kubectl(*words)
-        except (RefusedError, subprocess.TimeoutExpired) as error:
-            return f"{error}\n"
-
-    def logs_of(name: str) -> str:
-        return listed("logs", name, "--all-containers", "--prefix", "--timestamps", "--ignore-errors")
-
-    pods = listed("get", "pods", "--output=name").split()
-    parts: list[tuple[str, Callable[[], str]]] = [
-        ("nodes", lambda: listed("get", "nodes", "--output=wide")),
-        ("objects", lambda: listed("get", "all,persistentvolumeclaims,configmaps,leases", "--output=wide")),
-        ("events", lambda: listed("get", "events", "--sort-by=.lastTimestamp", "--output=wide")),
-        ("pods", lambda: listed("describe", "pods")),
-        *((f"logs of {name}", lambda name=name: logs_of(name)) for name in pods if "/" in name),
-    ]
-    return "\n".join(f"##### {title}\n{text()}" for title, text in parts)

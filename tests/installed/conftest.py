@@ -1,44 +1,57 @@
-"""One release for all tests here; a test that needs other values installs its own."""
+"""One release for all tests here; a test that needs other values installs its own. One that fails leaves a report of all of them."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from .installation import IMAGES, Installation, install, uninstall
+from ..cluster_report import tell, written
+from .installation import IMAGES, CommandError, Installation, install, uninstall
 
 Install = Callable[..., Installation]
+_there: list[str] = []
+"""The namespaces of releases that are installed now."""
 
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     """The release that most tests use."""
-    yield from _installed()
+    if not IMAGES.exists():
+        pytest.fail(f"{IMAGES} is not there: make images makes it")
+    before = len(_there)
+    try:
+        yield _installed()
+    finally:
+        _uninstalled(before)
 
 
 @pytest.fixture
 def installed() -> Iterator[Install]:
     """Installs further releases, with values as `helm --set` takes them."""
-    made: list[str] = []
-
-    def one(*sets: str) -> Installation:
-        made.append(_name())
-        return install(made[-1], *sets)
-
-    yield one
-    for namespace in made:
-        uninstall(namespace)
+    before = len(_there)
+    yield _installed
+    _uninstalled(before)
 
 
-def _installed() -> Iterator[Installation]:
-    if not IMAGES.exists():
-        pytest.fail(f"{IMAGES} is not there: make images makes it")
-    namespace = _name()
+def _installed(*sets: str) -> Installation:
+    namespace = f"otto-test-{secrets.token_hex(3)}"
+    _there.append(namespace)
     try:
-        yield install(namespace)
-    finally:
-        uninstall(namespace)
+        return install(namespace, *sets)
+    except CommandError as error:
+        error.add_note(f"what was in namespace {namespace}: {written('install', namespace)}")
+        raise
 
 
-def _name() -> str:
-    return f"otto-test-{secrets.token_hex(3)}"
+def _uninstalled(before: int) -> None:
+    while len(_there) > before:
+        uninstall(_there.pop())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Written before anything is deleted."""
+    outcome = yield
+    if outcome.when == "call" and outcome.failed:
+        tell(outcome, item.name, _there)
+    return outcome
