@@ -57,6 +57,7 @@ FIGURES = {
         Figure("end.memory", "s", "it uses more memory than it may → the same", target=2.0),
         Figure("end.time", "s", "its time is over → the same", target=2.0),
         Figure("end.deleted", "s", "its directory is deleted → the same", target=2.0),
+        Figure("end.disk", "s", "the disk of its log is full → the same", target=2.0),
         Figure("memory.idle", "MB", "RSS of the service, idle", target=110.0),
         Figure("memory.running", "MB", "more with 100 running workers", target=20.0),
         Figure("memory.finished", "MB", "more after 1,000 finished workers", target=20.0),

@@ -63,9 +63,12 @@ def memory(pid: int, file: str, field: str) -> float:
 
 
 @asynccontextmanager
-async def serving(**environ: str) -> AsyncIterator[Service]:
-    """A service from its start until it is SERVING; at the end it is stopped, with all its workers, and its directory deleted."""
-    with tempfile.TemporaryDirectory(prefix="ottoscaler-bench-") as directory:
+async def serving(below: Path | None = None, **environ: str) -> AsyncIterator[Service]:
+    """A service from its start until it is SERVING; at the end it is stopped, with all its workers, and its directory deleted.
+
+    That lies in `below`, or among the machine's temporary ones.
+    """
+    with tempfile.TemporaryDirectory(prefix="ottoscaler-bench-", dir=below) as directory:
         state = Path(directory) / "state"
         begun = time.perf_counter()
         process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,7 @@
 """What the benchmarks say about figures, without measuring any."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from ..bench.compare import changes
 from ..bench.figures import FIGURES, percentile
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +44,37 @@ def test_targets_say_which_way(capsys: pytest.CaptureFixture[str]) -> None:
     assert FIGURES["chain.bare"].good(1e9) is None
 
 
+def test_make_compares_two_results(tmp_path: Path) -> None:
+    """`make bench-compare OLD.json NEW.json` says of each figure by how much its median changed, and what of it is more than noise."""
+    machine = {"cpu": "a", "cores": 2, "memory_gib": 4}
+    old = {"start": [1.0, 1.1, 9.0], "status.rate": [100.0, 110.0, 120.0], "line.p50": [1.0, 2.0, 3.0], "memory.idle": [60.0, 60.1, 60.2]}
+    new = {
+        "start": [10.0, 11.0, 12.0],
+        "status.rate": [200.0, 210.0, 220.0],
+        "line.p50": [1.5, 2.5, 3.5],
+        "memory.idle": [60.1, 60.2, 60.3],
+    }
+    for name, values, cores in (("old", old, 2), ("new", new, 4)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"machine": {**machine, "cores": cores}, "size": 1.0, "values": values}))
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    # what is installed is not looked at again
+    command = ["make", "--old-file=.venv/.ready", "bench-compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = {name: next(line for line in done.stdout.splitlines() if FIGURES[name].words in line) for name in old}
+    assert "1.1 s" in rows["start"]
+    assert "+900%" in rows["start"]
+    assert {name: [word for word in ("WORSE", "BETTER", "within noise") if word in row] for name, row in rows.items()} == {
+        "start": ["WORSE"],
+        "status.rate": ["BETTER"],
+        "line.p50": ["within noise"],
+        "memory.idle": [],
+    }
+    assert "Not the same machine (cores): 2 and 4" in done.stdout
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> None:
     """The same commands as `make bench` and `make bench-compare`: every measure gives its figures, and a result equals itself."""
     result = tmp_path / "result.json"
@@ -52,8 +84,15 @@ def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> 
     done = subprocess.run([*command, "run", *arguments], cwd=tests, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(result.read_text())
-    assert set(found["values"]) | {"status.h2load"} == set(FIGURES)
-    assert all(value > 0 for name, values in found["values"].items() for value in values if not name.startswith("memory."))
+    # what takes a program, or a right, that is not everywhere
+    assert set(found["values"]) | {"status.h2load", "end.disk"} == set(FIGURES)
+    assert {"cpu", "cores", "memory_gib", "kernel", "python", "grpcio", "date"} <= found["machine"].keys()
+    for name in found["values"]:
+        assert FIGURES[name].words in done.stdout
+    assert str(found["machine"]["cpu"]) in done.stdout
+    # what is a difference of two measures may be anything on a busy machine
+    differences = {"memory.running", "memory.finished", "chain.over_bare", "end.time"}
+    assert [name for name, values in found["values"].items() if name not in differences and min(values) <= 0] == []
     compared = subprocess.run([*command, "compare", str(result), str(result)], cwd=tests, capture_output=True, text=True, check=False)
     assert compared.returncode == 0, compared.stderr
     assert "WORSE" not in compared.stdout

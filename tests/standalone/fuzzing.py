@@ -388,6 +388,8 @@ def leak(text: str, state: Path) -> str:
     """
     found = re.search(
         r"Traceback|File \"|object at 0x|\bline \d+, in |[A-Za-z]\w*(?:Error|Exception)\b|site-packages"
+        r"|NoneType|invalid literal for|index out of range|positional argument|object of type|codec can't|\[Errno|has no attribute"
+        r"|line \d+ column \d+|[Vv]alue out of range"
         rf"|{_machine()}|{re.escape(str(state))}",
         text,
     )

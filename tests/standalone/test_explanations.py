@@ -14,6 +14,7 @@ import pytest
 
 from .conftest import Standalone, ottoctl, serving
 from .proxy import proxy
+from .test_state import mounted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
 FAILURES = """
@@ -54,6 +55,48 @@ async def test_real_failures_are_explained(standalone: Standalone, tmp_path: Pat
         assert f"({cause})" in parts[name], parts[name]
         for words in (said, done, line):
             assert words in parts[name], (words, parts[name])
+
+
+@pytest.mark.slow
+async def test_a_worker_killed_from_outside_is_explained(standalone: Standalone, tmp_path: Path) -> None:
+    """Somebody who kills a worker's process: the signal, that it was not Ottoscaler, and where to look."""
+    pid = tmp_path / "pid"
+    (tmp_path / "k.yaml").write_text(
+        f"- {{name: victim, commands: 'echo at work; echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 300'}}"
+    )
+    run = asyncio.create_task(ottoctl(standalone, "pipeline", "run", str(tmp_path / "k.yaml"), "--id", "k", "--no-logs"), name="run")
+    async with asyncio.timeout(90):
+        while not pid.exists():
+            await asyncio.sleep(0.02)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    code, output = await run
+    assert code == 1, output
+    [part] = _explanations(output)
+    for words in ("(EXIT_CODE)", "exit code 137: killed by SIGKILL, not by Ottoscaler", "something outside killed it", "  | at work"):
+        assert words in part, (words, part)
+
+
+@pytest.mark.slow
+async def test_a_worker_that_fills_its_disk_is_explained(tmp_path: Path) -> None:
+    """The disk of the workers' logs gets full: whose log it was, in the system's words, what to look at; a stage beside it completes."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "d.yaml").write_text(
+        "- {name: flood, commands: 'while :; do echo 0123456789abcdef0123456789abcdef0123456789abcdef; done'}\n"
+        "- {name: beside, commands: 'echo beside'}\n"
+    )
+    with mounted(tmp_path / "state" / "workers", "size=3m"):
+        async with serving(tmp_path / "state", OTTO_EXECUTOR_INFRASTRUCTURE_RETRIES="0") as instance:
+            code, output = await ottoctl(instance, "pipeline", "run", str(tmp_path / "d.yaml"), "--id", "d", "--no-logs")
+    assert code == 1, output
+    assert "beside: COMPLETED" in output
+    [part] = _explanations(output)
+    for words in (
+        "flood failed (INTERNAL)",
+        "its log could not be written: No space left on device",
+        "ottoctl doctor",
+        "  | 0123456789abcdef",
+    ):
+        assert words in part, (words, part)
 
 
 def _explanations(output: str) -> list[str]:

@@ -11,16 +11,19 @@ import grpc
 import grpc.aio
 import pytest
 
+from ottoscaler.v1.log_pb2 import LogEntry
+from ottoscaler.v1.log_streaming_service_pb2 import LogResponse
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, WorkerStatusRequest
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
-from ottoscaler.v1.pipeline_service_pb2 import ListPipelinesRequest
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, ListPipelinesRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import STAGE_TYPE_APPROVAL, PipelineStage, StageStatus
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
 from .conftest import Standalone, end_workers
 from .fuzzing import Case, Maker, documented_statuses, leak, methods
+from .verdicts import Judge, Limits, no_id
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +34,14 @@ ANSWER_SECONDS = 60.0
 LISTEN_SECONDS, LISTEN_LONGER_SECONDS, SAMPLE = 0.2, 1.0, 100
 """How long the first message of a stream is waited for that may have nothing to say, and of one in so many of them."""
 WORKERS, WAITING = 4, 12
+LIMITS = Limits(stage_workers=3, workers=6, request_workers=3)
 SMALL = {
     "OTTO_SCALER_MAX_WORKERS": str(WORKERS),
     "OTTO_SCALER_MAX_QUEUED": str(WAITING),
-    "OTTO_SCALER_MAX_WORKERS_PER_REQUEST": "3",
+    "OTTO_SCALER_MAX_WORKERS_PER_REQUEST": str(LIMITS.request_workers),
     "OTTO_EXECUTOR_MAX_ACTIVE_PIPELINES": "8",
-    "OTTO_EXECUTOR_MAX_STAGE_WORKERS": "3",
-    "OTTO_EXECUTOR_MAX_WORKERS": "6",
+    "OTTO_EXECUTOR_MAX_STAGE_WORKERS": str(LIMITS.stage_workers),
+    "OTTO_EXECUTOR_MAX_WORKERS": str(LIMITS.workers),
     "OTTO_SCALER_DEFAULT_COMMAND": "true",
     "OTTO_RELAY_MAX_PUSHED_WORKERS": "20",
 }
@@ -50,9 +54,10 @@ def as_it_is(data: bytes) -> bytes:
 class Flood:
     """Sends cases and gathers what should not have happened."""
 
-    def __init__(self, standalone: Standalone, maker: Maker) -> None:
+    def __init__(self, standalone: Standalone, maker: Maker, judge: Judge) -> None:
         self._standalone = standalone
         self._maker = maker
+        self._judge = judge
         self.wrong: list[str] = []
         self.statuses: Counter[tuple[str, str]] = Counter()
 
@@ -77,6 +82,9 @@ class Flood:
 
     async def _one(self, channel: grpc.aio.Channel, case: Case) -> None:
         method = case.method
+        requests = [method.takes.FromString(data) for data in case.sent] if case.readable else []
+        for request in requests:
+            self._judge.sends(str(method), request)
         if method.streams_in:
             status, words, answers = await self._conversation(channel, case)
         elif method.streams_out:
@@ -87,6 +95,8 @@ class Flood:
         allowed = method.statuses if case.readable else {grpc.StatusCode.INVALID_ARGUMENT}
         if status not in allowed and not (status is None and case.readable):
             self.wrong.append(f"{case} was answered with {status}: {words}")
+        if requests and (objection := self._judge.objection(str(method), requests, status, answers)):
+            self.wrong.append(f"{case} was answered with {status} and {objection}: {words}")
         for text in (words, *(str(answer) for answer in answers)):
             if found := leak(text, self._standalone.state):
                 self.wrong.append(f"{case} was told: {found}")
@@ -102,14 +112,15 @@ class Flood:
         """The first message, or the end; for what follows something, none of both while it is listened to."""
         call = channel.unary_stream(case.method.path, as_it_is, as_it_is)(case.sent[0])
         patience = ANSWER_SECONDS
-        if case.may_be_silent:
+        silent = case.may_be_silent and not self._judge.refuses(str(case.method), case.method.takes.FromString(case.sent[0]))
+        if silent:
             patience = LISTEN_SECONDS if case.number % SAMPLE else LISTEN_LONGER_SECONDS
         try:
             async with asyncio.timeout(patience):
                 answer: Any = await call.read()
         except TimeoutError:
             call.cancel()
-            if not case.may_be_silent:
+            if not silent:
                 self.wrong.append(f"{case} was not answered within {patience:g} s")
             return None, "", []
         except grpc.aio.AioRpcError as error:
@@ -194,7 +205,45 @@ def test_leaks_are_seen(tmp_path: Path) -> None:
     assert leak("<Foo object at 0x7f>", tmp_path)
     assert leak("KeyError: 'x'", tmp_path)
     assert leak(f"can't open {tmp_path}/runs.sqlite", tmp_path)
+    for fault in (
+        "int('x')",
+        "[][0]",
+        "None.x",
+        "len(5)",
+        "(lambda a: a)()",
+        "b'\\xff'.decode()",
+        "json.loads('{')",
+        "Path('/nowhere').read_text()",
+        "ScaleRequest(worker_count=2**40)",
+    ):
+        with pytest.raises(Exception, match=r".") as caught:
+            eval(fault)
+        assert leak(f"INVALID_ARGUMENT: {caught.value}", tmp_path), caught.value
     assert not leak("INTERNAL_ERROR; stages[0].config: is no option; did you mean otto.cpu?", tmp_path)
+
+
+def test_a_wrong_status_is_seen() -> None:
+    """What a request has to be answered with by the contract, and nothing else, is taken: both ways round."""
+    judge = Judge(LIMITS, ["ended"])
+    invalid, ok, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND
+    down, get = "OttoscalerService/ScaleDown", "PipelineService/GetPipeline"
+    for method, request, right in (
+        (down, ScaleRequest(task_id="t", worker_count=-1), {invalid}),
+        (down, ScaleRequest(task_id="t"), {ok, missing}),
+        ("OttoscalerService/ScaleUp", ScaleRequest(task_id="t", worker_count=4), {invalid}),
+        (get, GetPipelineRequest(pipeline_id="a\0b"), {invalid}),
+        (get, GetPipelineRequest(pipeline_id="never"), {missing}),
+        (get, GetPipelineRequest(pipeline_id="ended"), {ok, missing}),
+    ):
+        assert {code for code in (invalid, ok, missing) if not judge.objection(method, [request], code, [])} == right, request
+    judge.sends("PipelineService/ExecutePipeline", PipelineRequest(pipeline_id="never"))
+    assert not judge.objection(get, [GetPipelineRequest(pipeline_id="never")], ok, [])
+    lines = [LogEntry(message="x"), LogEntry(worker_id="w")]
+    ack, drop = LogResponse(status=LogResponse.ACK), LogResponse(status=LogResponse.DROP)
+    assert not judge.objection("LogStreamingService/StreamLogs", lines, ok, [drop, ack])
+    assert judge.objection("LogStreamingService/StreamLogs", lines, ok, [ack, ack])
+    assert no_id("한" * 85, 253)
+    assert not no_id("한" * 84, 253)
 
 
 def test_cases_are_made_from_their_numbers() -> None:
@@ -217,10 +266,13 @@ async def test_whatever_is_sent_gets_the_right_answer(tmp_path: Path, count: int
     await standalone.start()
     try:
         async with standalone.channel() as channel:
-            flood = Flood(standalone, Maker(SEED, methods(), await known_names(channel)))
+            known = await known_names(channel)
+            judge = Judge(LIMITS, known["pipeline_id"])
+            flood = Flood(standalone, Maker(SEED, methods(), known), judge)
             await flood.send(count)
             print(*sorted(flood.statuses.items()), sep="\n")
             assert flood.wrong == []
+            assert judge.judged > count / 3
             assert sum(flood.statuses.values()) == count
             assert standalone.process.returncode is None
             assert processes(standalone.state) <= WORKERS + WAITING
