@@ -280,3 +280,54 @@ async def test_a_pod_with_our_labels_that_is_none_of_ours_is_left_alone(tmp_path
         await until(lambda: any(record.message == "scaler.pod.unreadable" for record in caplog.records))
         assert pods.worker("stranger") is None
         assert pods.pod("stranger")
+
+
+@pytest.mark.parametrize("queue", [False, True])
+async def test_a_worker_whose_creation_is_only_seen_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, queue: bool
+) -> None:
+    """The API server makes the pod and says so to the watch only, then is away: the worker keeps its slot, or its turn in the queue."""
+    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.5)
+    limits = replace(DEFAULT_LIMITS, max_workers=2 if not queue else 1)
+    async with pods_rig(tmp_path, limits) as pods:
+        [first] = await ended_by_hand(pods, 1)
+        later = spec("later")
+        pods.cluster.faults.cut(after=True, when=creations)
+        pods.cluster.faults.answer(503, times=None, when=lambda asked: not asked.watch)
+        assert (await pods.create(later, queue=queue)).created == [later.identity.name]
+        pods.cluster.faults.heal()
+        there = pods.worker(later.identity.name)
+        assert there is not None
+        assert there.held is queue
+        assert (await pods.create(spec("more"))).no_room
+        assert (await pods.create(later, queue=queue)).existing
+        pods.cluster.end(first.identity.name)
+        await pods.runs(later)
+
+
+async def test_whoever_gets_room_while_the_cluster_is_away_runs_afterwards(tmp_path: Path) -> None:
+    """A slot that is free is not lost with it, and the worker whose turn it is neither fails nor waits for ever."""
+    async with pods_rig(tmp_path, replace(DEFAULT_LIMITS, max_workers=1)) as pods:
+        [first] = await ended_by_hand(pods, 1)
+        held = spec("held")
+        await pods.create(held, queue=True)
+        pods.cluster.faults.answer(503, times=None, when=lambda asked: asked.method in {"PATCH", "DELETE"})
+        pods.cluster.end(first.identity.name)
+        await pods.ends(first)
+        await asyncio.sleep(1.0)  # several tries
+        pods.cluster.faults.heal()
+        worker = await pods.runs(held)
+        assert (worker.cause, worker.stopping) == (Cause.UNSPECIFIED, False)
+
+
+async def test_a_replica_that_acts_no_more_refuses_nothing(tmp_path: Path) -> None:
+    """What it must not create any more another one may: the caller is told to repeat, and the worker has not failed."""
+    async with pods_rig(tmp_path) as pods:
+        pods.client.transport.fence = lambda: False
+        creating = asyncio.create_task(pods.create(spec()))
+        await asyncio.sleep(0.3)
+        assert not creating.done()
+        await pods.stop()  # as the loss of the role does
+        with pytest.raises(NotReadyError, match="repeat the call"):
+            await creating
+        await pods.start()

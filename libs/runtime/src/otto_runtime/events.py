@@ -53,6 +53,9 @@ SCALER: dict[str, Words] = {
     "scaler.worker.refused": Words("Refused {worker}: {why}", "{worker} 거부: {why}"),
     "scaler.worker.create_failed": Words("Could not create {worker} (error id {error_id})", "{worker} 생성 실패 (오류 ID {error_id})"),
     "scaler.worker.start_failed": Words("Could not start {worker}: {why}", "{worker} 시작 실패: {why}"),
+    "scaler.worker.start_delayed": Words(
+        "{worker} has room, but can't be started yet; trying again: {why}", "{worker} 실행 차례이나 아직 시작할 수 없어 재시도: {why}"
+    ),
     "scaler.worker.not_observed": Words("{worker} was accepted but has not been seen yet", "{worker}이(가) 수락되었으나 아직 보이지 않음"),
     "scaler.worker.stopping": Words("Stopping {worker}: {reason}", "{worker} 중지: {reason}"),
     "scaler.worker.stop_failed": Words("Could not ask {worker} to stop: {why}", "{worker}에 중지를 요청하지 못함: {why}"),

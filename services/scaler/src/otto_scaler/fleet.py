@@ -256,6 +256,9 @@ class Fleet:
             del self._expected[name]
             self._creating.pop(name, None)
             self._begun.pop(name, None)
+        known = self._picture.get(name)
+        if known is not None and _same(known, spec):
+            return None  # it was made nevertheless, and has its slot or its place in the queue: whoever observes knows better
         self._stopping.pop(name, None)
         self._admission.free(name)
         self._admit()

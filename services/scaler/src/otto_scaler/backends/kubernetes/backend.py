@@ -106,31 +106,18 @@ class KubernetesBackend:
                 del self._named[workspace]
 
     async def start(self, name: str) -> None:
-        """See WorkerBackend."""
-        with edge("it could not be started"):
-            for _ in range(STOP_TRIES):
-                entry = await self._find(name)
-                if entry is None or entry.worker.finished or marks.GATE not in entry.gates:
-                    return
-                gate = f"/spec/schedulingGates/{entry.gates.index(marks.GATE)}"
-                now = datetime.now(UTC).isoformat(timespec="milliseconds")
-                change = json_patch(
-                    [
-                        {"op": "test", "path": "/metadata/uid", "value": entry.uid},
-                        {"op": "test", "path": f"{gate}/name", "value": marks.GATE},
-                        {"op": "remove", "path": gate},
-                        {"op": "add", "path": f"/metadata/annotations/{marks.STARTED.replace('/', '~1')}", "value": now},
-                    ]
-                )
-                try:
-                    self._tending.see(await self._client.patch(WORKER_PODS, name, change), live=True)
-                except NotFoundError:
-                    return
-                except (InvalidError, ConflictError):
-                    await self._look_again(name)
-                else:
-                    return
-            raise BackendError("it could not be started: its pod is changed all the time")
+        """See WorkerBackend. A cluster that is away is waited for: room that was given to a worker is nobody else's."""
+        backoff = Backoff(initial=0.2, maximum=5.0)
+        while True:
+            try:
+                await self._let_run(name)
+            except KubeError as error:
+                if not may_pass(error):
+                    raise BackendError(f"it could not be started: {said(error)}") from error
+                log.warning("scaler.worker.start_delayed", extra={"worker": name, "why": said(error)})
+            else:
+                return
+            await backoff.wait()
 
     async def stop(self, name: str, reason: str) -> None:
         """See WorkerBackend. A pod that has been given to a node is ended by its deadline, which keeps its log; any other is deleted."""
@@ -203,6 +190,32 @@ class KubernetesBackend:
         if not ours or not _same(pod, spec.identity):
             raise RefusedError(f"a pod {pod.metadata.name} exists that is not this worker; use another task_id")
         return None if pod.metadata.deletion_timestamp is not None else pod
+
+    async def _let_run(self, name: str) -> None:
+        """Takes the gate away, if it is there. Raises KubeError, and BackendError when that is no use."""
+        for _ in range(STOP_TRIES):
+            entry = await self._find(name)
+            if entry is None or entry.worker.finished or marks.GATE not in entry.gates:
+                return
+            gate = f"/spec/schedulingGates/{entry.gates.index(marks.GATE)}"
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            change = json_patch(
+                [
+                    {"op": "test", "path": "/metadata/uid", "value": entry.uid},
+                    {"op": "test", "path": f"{gate}/name", "value": marks.GATE},
+                    {"op": "remove", "path": gate},
+                    {"op": "add", "path": f"/metadata/annotations/{marks.STARTED.replace('/', '~1')}", "value": now},
+                ]
+            )
+            try:
+                self._tending.see(await self._client.patch(WORKER_PODS, name, change), live=True)
+            except NotFoundError:
+                return
+            except (InvalidError, ConflictError):
+                await self._look_again(name)
+            else:
+                return
+        raise BackendError("it could not be started: its pod is changed all the time")
 
     # Ending
 

@@ -7,6 +7,7 @@ from otto_kubekit.errors import (
     ApiError,
     ConflictError,
     DeadlineError,
+    FencedError,
     ForbiddenError,
     KubeError,
     ServerError,
@@ -17,8 +18,8 @@ from otto_kubekit.errors import (
 from otto_scaler.errors import BackendError, RefusedError
 from otto_scaler.worker import Cause
 
-AGAIN = (ThrottledError, ServerError, UnreachableError, DeadlineError)
-"""What may be over soon."""
+AGAIN = (ThrottledError, ServerError, UnreachableError, DeadlineError, FencedError)
+"""What may be over soon; of a replica that acts no more its process is, and another one is asked."""
 
 
 def refusal(error: KubeError) -> RefusedError:
@@ -43,6 +44,8 @@ def said(error: KubeError) -> str:
         return "the cluster does not answer in time"
     if isinstance(error, UnreachableError):
         return "the cluster can't be reached"
+    if isinstance(error, FencedError):
+        return "this replica does not act any more"
     return "the cluster's answer can't be used"
 
 
