@@ -22,10 +22,10 @@ from otto_executor.run_state import fresh
 from otto_executor.settings import Settings
 from otto_executor.stage import Phase, StageSpec, StageStatus, Worker, WorkerStatus
 from otto_executor.stores import StoredRun
-from otto_executor.stores.kubernetes import KubernetesStore
+from otto_executor.stores.kubernetes import KubernetesStore, watched
 from otto_executor.stores.pipelinerun import FINALIZER, INSTANCE_LABEL, WHOLE
 from otto_executor.testing.cluster import fake_cluster, store_in
-from otto_executor.translate_spec import understood
+from otto_executor.translate_spec import spec_of, understood
 from otto_kubekit.bodies import merge
 from otto_kubekit.kinds import custom
 from otto_kubekit.testing import FakeCluster
@@ -325,3 +325,23 @@ async def test_a_large_run_is_a_small_object(cluster: FakeCluster, store: Kubern
     assert len(item) < 200 * 1024, len(item)
     assert 1 < store.pause("large") < 5
     assert len(await store.progress("large", 0, 10_000)) == 5001
+
+
+async def test_who_can_not_watch_does_not_go_on_as_if_nothing_were(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in the middle of watching ends the executor, which begins anew: its picture would be true no more."""
+
+    def broken(*_: object) -> None:
+        raise LookupError("a fault of ours")
+
+    async with cluster.client() as client, store_in(cluster) as other:
+        kept = KubernetesStore(client, "ottoscaler", spec_of)
+
+        async def go_on() -> None:
+            async with watched(kept), asyncio.timeout(20):
+                monkeypatch.setattr(kept.watch, "_seen", broken)
+                await other.create(record("a"), [message(1)])
+                await asyncio.Event().wait()
+
+        with pytest.raises(ExceptionGroup) as raised:
+            await go_on()
+    assert raised.group_contains(LookupError)

@@ -177,6 +177,24 @@ async def test_an_executor_that_ends_in_the_middle_of_a_run_is_followed_by_the_o
     begun.cancel()
 
 
+async def test_what_was_begun_last_is_gone_on_with(installation: Installation) -> None:
+    """A run that no watch has told the other executor of, because none says anything, goes on there: who takes over reads all runs."""
+    installation.cluster.script = lambda _pod, _container: Script()
+    scaler = await installation.start("scaler")
+    first, second = await pair(installation, "executor", OTTO_EXECUTOR_SCALER_ADDRESS=scaler.address)
+    installation.cluster.faults.stall(lambda asked: asked.watch and asked.path.endswith("/pipelineruns"))
+    begun = first.pipelines.ExecutePipeline(chain("run", 1, 1))
+    await begun.read()
+    await until(lambda: len(installation.pods()) == 1, "its worker")
+    first.send(signal.SIGKILL)
+    await until(lambda: second.said("runtime.replica.acts"), "the other one to act")
+    installation.cluster.end(installation.pods()[0])
+    messages = await finished(second, "run")
+    assert messages[-1].status == STAGE_COMPLETED
+    assert installation.created() == 1
+    begun.cancel()
+
+
 async def test_a_lease_without_what_replicas_share_is_refused(installation: Installation) -> None:
     """Two scalers of local processes, or two executors with a file each, would be two of everything."""
     for kind, setting, value in (("scaler", "OTTO_SCALER_BACKEND", "process"), ("executor", "OTTO_EXECUTOR_STORE", "sqlite")):

@@ -3,7 +3,8 @@
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -42,7 +43,7 @@ async def executor_component(
     """
     async with AsyncExitStack() as stack:
         part = await _replicas(settings, kube or KubeSettings(), at, stack) if at and settings.lease else None
-        store, outside = await _opened(settings, kube or KubeSettings(), stack, part.acts if part else None)
+        store, outside, known = await _opened(settings, kube or KubeSettings(), stack, part.acts if part else None)
         scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
         channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
         conductor = conductor_over(settings, store, channel, outside)
@@ -51,11 +52,15 @@ async def executor_component(
         def register(server: grpc.aio.Server) -> None:
             add_PipelineServiceServicer_to_server(servicer, server)
 
+        async def act(ready: Callable[[], None]) -> None:
+            async with known():
+                await conductor.run(ready)
+
         yield Component(
             name="pipeline-executor",
             services=(pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name,),
             register=register,
-            run=part.led(conductor.run) if part else conductor.run,
+            run=part.led(act) if part else act,
             public_errors=(ExecutorError,),
             hand_on=part.hand_on if part else None,
         )
@@ -82,13 +87,13 @@ async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: As
 
 async def _opened(
     settings: Settings, kube: KubeSettings, stack: AsyncExitStack, fence: Callable[[], bool] | None
-) -> tuple[RunStore, Outside | None]:
-    """The store, closed by `stack`, and what others do with it, where they can.
+) -> tuple[RunStore, Outside | None, Callable[[], AbstractAsyncContextManager[None]]]:
+    """The store, closed by `stack`; what others do with it, where they can; and in what it has to be used.
 
     Nothing of the cluster is changed while `fence` is false.
     """
     if settings.store == "kubernetes":
-        from otto_executor.stores.kubernetes import kubernetes_store  # only where there is a cluster: these cost 20 MB
+        from otto_executor.stores.kubernetes import KubernetesStore, watched  # only where there is a cluster: these cost 20 MB
         from otto_kubekit.connecting import connect
 
         try:
@@ -96,14 +101,14 @@ async def _opened(
         except ConfigurationError as error:
             raise StartError(f"the cluster that is to keep the runs can't be used: {error}") from error
         client.transport.fence = fence
-        kept = await stack.enter_async_context(kubernetes_store(client, settings.instance, spec_of))
-        return kept, kept.outside
+        kept = KubernetesStore(client, settings.instance, spec_of)
+        return kept, kept.outside, partial(watched, kept)
     try:
         store: RunStore = await open_store(settings.database)
     except StoreUnusableError as error:
         raise StartError(str(error)) from error
     stack.push_async_callback(store.close)
-    return store, None
+    return store, None, nullcontext
 
 
 def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channel, outside: Outside | None = None) -> Conductor:

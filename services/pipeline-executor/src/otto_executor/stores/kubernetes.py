@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,8 @@ JOURNAL_BYTES = 393_216
 """Characters of all messages but the first: some 40,000 of them, or 200 that have 2,000 characters of their own to say."""
 READ = 4
 """Objects kept that were read last: whoever reads the messages of an ended run comes for them in parts."""
+READ_SOON = 2.0
+"""Seconds within which a cluster that answers has mostly told all runs."""
 
 
 @dataclass(slots=True)
@@ -80,9 +82,11 @@ class _Held:
 
 
 class KubernetesStore:
-    """A RunStore in a namespace; `outside` is what others do with it. Made by `kubernetes_store`."""
+    """A RunStore in the client's namespace; `outside` is what others do with it. It is of use while it is `watched`."""
 
-    def __init__(self, client: Client, instance: str, spec_of: Callable[[bytes], Mapping[str, Any]], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Client, instance: str, spec_of: Callable[[bytes], Mapping[str, Any]], clock: Callable[[], float] = time.time
+    ) -> None:
         """`instance` is the installation; `spec_of` turns a request into what people read of it."""
         self._objects = RunObjects(client)
         self._instance = instance
@@ -349,14 +353,18 @@ def _owner(found: WholeRun) -> Owner:
 
 
 @asynccontextmanager
-async def kubernetes_store(
-    client: Client, instance: str, spec_of: Callable[[bytes], Mapping[str, Any]], clock: Callable[[], float] = time.time
-) -> AsyncIterator[KubernetesStore]:
-    """The store in the client's namespace. Its calls raise StoreUnavailableError until the cluster was read once."""
-    store = KubernetesStore(client, instance, spec_of, clock)
-    watch = asyncio.create_task(store.watch.run(), name="watch pipelineruns")
-    try:
-        yield store
-    finally:
-        watch.cancel()
-        await asyncio.wait({watch})
+async def watched(store: KubernetesStore) -> AsyncIterator[None]:
+    """While this lasts the store knows what is in the cluster: all of it is read anew first, and then watched.
+
+    So whoever begins to act, when another executor has just ceased to, misses nothing of what that one did last. Until the cluster was
+    read, which is waited for only shortly, the store's calls raise StoreUnavailableError. What ends the watching is raised, in a group.
+    """
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(store.watch.run(), name="watch pipelineruns")
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_SOON):
+                    await store.watch.known.wait()
+            yield
+        finally:
+            watch.cancel()

@@ -26,12 +26,13 @@ class PictureWatch:
         self._picture = picture
         self._instance = instance
         self._tell = tell
-        self._synced = False
+        self.known = asyncio.Event()
+        """Everything was read once."""
         self._trouble = "it has not been read yet"
 
     def check(self) -> None:
         """Raises StoreUnavailableError until everything was read once."""
-        if not self._synced:
+        if not self.known.is_set():
             raise StoreUnavailableError("the cluster's memory of runs is not known yet", self._trouble, REMEDY)
 
     async def run(self) -> None:
@@ -45,9 +46,9 @@ class PictureWatch:
                     if self._picture.gone(found.metadata.name, found.metadata.uid):
                         self._tell(found.metadata.name, was)
                 case Synced():
-                    if not self._synced:
+                    if not self.known.is_set():
                         log.info("executor.store.synced", extra={"count": len(self._picture)})
-                    self._synced = True
+                    self.known.set()
                 case Interrupted(error):
                     self._trouble = str(error)
                     log.warning("executor.store.watch_interrupted", extra={"reason": str(error)})

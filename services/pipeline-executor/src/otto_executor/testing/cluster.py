@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from otto_executor.errors import StoreUnavailableError
-from otto_executor.stores.kubernetes import KubernetesStore, kubernetes_store
+from otto_executor.stores.kubernetes import KubernetesStore, watched
 from otto_executor.stores.pipelinerun import WHOLE
 from otto_executor.translate_spec import spec_of
 from otto_kubekit.bodies import merge
@@ -63,7 +63,8 @@ async def _served(client: Client) -> bool:
 @asynccontextmanager
 async def store_over(client: Client, instance: str = "ottoscaler") -> AsyncIterator[KubernetesStore]:
     """A store that has read the client's namespace."""
-    async with kubernetes_store(client, instance, spec_of) as store:
+    store = KubernetesStore(client, instance, spec_of)
+    async with watched(store):
         backoff = Backoff(0.005, 0.1)
         while True:
             try:
