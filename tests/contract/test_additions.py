@@ -107,7 +107,7 @@ MESSAGES_WITH = {
         "owner",
         "workspace_optional",
     ],
-    "OwnerReference": ["api_version", "kind", "name", "uid"],
+    "OwnerReference": ["api_version", "kind", "name", "uid", "namespace"],
 }
 ENUMS = {
     "BuildLogKind": ["UNSPECIFIED", "LINE", "STAGE_STARTED", "STAGE_FINISHED", "GAP", "HEARTBEAT"],

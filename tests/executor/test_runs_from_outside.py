@@ -23,6 +23,7 @@ from otto_executor.testing.cluster import fake_cluster, store_in
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash
 from otto_executor.translate_spec import understood
+from otto_executor.workers import scale_up
 from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
 from otto_kubekit.testing import FakeCluster
@@ -84,9 +85,9 @@ async def test_what_kubectl_applies_runs(cluster: FakeCluster, kubectl: Client, 
         said = await to_the_end(conductor, "after")
     assert said[-1].status is StageStatus.COMPLETED
     assert sorted(key[:2] for key in fleet.created) == [("after", "b"), ("after", "빌드"), ("before", "a")]
-    owner = fleet.orders[-1].owner
-    assert owner is not None
-    assert (owner.kind, owner.name, owner.uid) == ("PipelineRun", "after", thing(cluster, "after")["metadata"]["uid"])
+    owner = scale_up(fleet.orders[-1]).worker.owner
+    uid = thing(cluster, "after")["metadata"]["uid"]
+    assert (owner.kind, owner.name, owner.uid, owner.namespace) == ("PipelineRun", "after", uid, "default")
 
 
 async def test_what_is_wrong_with_an_applied_run_stands_in_its_status(

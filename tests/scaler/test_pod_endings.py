@@ -1,5 +1,6 @@
 """Workers that are pods, each brought to its end by a cluster: typed cause, the cluster's own words, and what is left in the cluster."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,22 @@ async def test_a_claim_is_made_for_who_names_it_and_belongs_to_its_owner(pods: P
     assert claim["spec"]["storageClassName"] == "standard"
     assert claim["spec"]["resources"] == {"requests": {"storage": "1Gi"}}
     assert sum(asked.method == "POST" and asked.path.endswith("claims") for asked in pods.cluster.requests) == 1
+
+
+async def test_an_owner_in_another_namespace_is_none(pods: PodsRig) -> None:
+    """Kubernetes would take it for gone and delete at once what it owns: runs in one namespace may have their workers in another."""
+    pods.cluster.script = lambda _pod, _container: Script()
+    pods.cluster.add_namespace("runs")
+    run = await pods.client.create(kinds.CONFIG_MAPS, {"metadata": {"name": "run"}}, namespace="runs")
+    wanted = spec(workspace="ws-1", owner=Owner("v1", "ConfigMap", "run", run.metadata.uid, "runs"))
+    await pods.create(wanted)
+    await pods.runs(wanted)
+    await pods.client.create(kinds.CONFIG_MAPS, {"metadata": {"name": "something"}})  # after which the collector has looked again
+    await asyncio.sleep(0.2)
+    assert "deletionTimestamp" not in pods.pod(wanted)["metadata"]
+    assert "ownerReferences" not in pods.pod(wanted)["metadata"]
+    (claim,) = pods.claims()
+    assert "ownerReferences" not in claim["metadata"]
 
 
 async def test_a_claim_of_somebody_else_is_neither_used_nor_deleted(pods: PodsRig) -> None:

@@ -18,6 +18,7 @@ class Owner:
     kind: str
     name: str
     uid: str
+    namespace: str
 
 
 @dataclass(frozen=True, slots=True)

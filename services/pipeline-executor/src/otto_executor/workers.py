@@ -154,7 +154,9 @@ def scale_up(order: Order) -> ScaleRequest:
     if order.owner is not None:
         owner = order.owner
         request.worker.owner.CopyFrom(
-            worker_pb2.OwnerReference(api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid)
+            worker_pb2.OwnerReference(
+                api_version=owner.api_version, kind=owner.kind, name=owner.name, uid=owner.uid, namespace=owner.namespace
+            )
         )
     if order.claim is not None and order.workspace:
         claim = order.claim

@@ -91,6 +91,8 @@ class Owner:
     kind: str
     name: str
     uid: str
+    namespace: str = ""
+    """Empty: that of the workers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,14 +220,17 @@ class OwnerReference(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
     """For example "ottoscaler.io/v1alpha1"."""
     kind: _builtins.str
     """For example "PipelineRun"."""
     name: _builtins.str
-    """Its name, in the namespace of the workers."""
+    """Its name."""
     uid: _builtins.str
     """Its uid: another object of the same name owns nothing."""
+    namespace: _builtins.str
+    """Its namespace; empty is that of the workers. An object of another namespace can own nothing in Kubernetes, so workers there have no owner."""
     def __init__(
         self,
         *,
@@ -235,10 +238,11 @@ class OwnerReference(_message.Message):
         kind: _builtins.str = ...,
         name: _builtins.str = ...,
         uid: _builtins.str = ...,
+        namespace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "kind", b"kind", "name", b"name", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "kind", b"kind", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ class Controllers:
             await self._wanted.wait()
             self._wanted.clear()
             await asyncio.sleep(0.01)
-            uids = {item["metadata"]["uid"] for _, item in self._storage.everything()}
+            uids = {(item["metadata"].get("namespace", ""), item["metadata"]["uid"]) for _, item in self._storage.everything()}
             for resource, item in list(self._storage.everything()):
                 self._collect(resource, item, uids)
                 if resource is CLAIMS:
@@ -38,8 +38,13 @@ class Controllers:
                 elif resource is NAMESPACES and "deletionTimestamp" in item["metadata"]:
                     self._empty(item)
 
-    def _collect(self, resource: Resource, item: Object, uids: set[str]) -> None:
+    def _collect(self, resource: Resource, item: Object, uids: set[tuple[str, str]]) -> None:
+        """Deletes what has owners of which none is there: cluster-wide, or in its own namespace, for elsewhere there are none for it."""
         meta = item["metadata"]
+
+        def there(owner: Object) -> bool:
+            return not uids.isdisjoint({("", owner["uid"]), (meta.get("namespace", ""), owner["uid"])})
+
         finalizers = meta.get("finalizers", [])
         if "deletionTimestamp" in meta and "orphan" in finalizers:
             for kind, owned in self._owned(meta["uid"]):
@@ -49,7 +54,7 @@ class Controllers:
         if "deletionTimestamp" in meta and "foregroundDeletion" in finalizers:
             owned_by_it = self._owned(meta["uid"])
             for kind, owned in owned_by_it:
-                if any(o["uid"] in uids and o["uid"] != meta["uid"] for o in owned["metadata"]["ownerReferences"]):
+                if any(there(o) and o["uid"] != meta["uid"] for o in owned["metadata"]["ownerReferences"]):
                     self._disown(kind, owned, meta["uid"])
                 else:
                     self._delete(kind, owned)
@@ -57,7 +62,7 @@ class Controllers:
                 self._drop_finalizer(resource, item, "foregroundDeletion")
             return
         owners = meta.get("ownerReferences", [])
-        if owners and not any(owner["uid"] in uids for owner in owners):
+        if owners and not any(there(owner) for owner in owners):
             self._delete(resource, item)
 
     def _owned(self, uid: str) -> list[tuple[Resource, Object]]:

@@ -349,7 +349,8 @@ class KubernetesStore:
 
 
 def _owner(found: WholeRun) -> Owner:
-    return Owner(API_VERSION, KIND, found.metadata.name, found.metadata.uid)
+    meta = found.metadata
+    return Owner(API_VERSION, KIND, meta.name, meta.uid, meta.namespace)
 
 
 @asynccontextmanager

@@ -330,7 +330,8 @@ def _containers(worker: WorkerSpecMessage, problems: Problems) -> tuple[ExtraCon
 def _owner(worker: WorkerSpecMessage, problems: Problems) -> Owner | None:
     if not worker.HasField("owner"):
         return None
-    owner = Owner(worker.owner.api_version, worker.owner.kind, worker.owner.name, worker.owner.uid)
+    said = worker.owner
+    owner = Owner(said.api_version, said.kind, said.name, said.uid, said.namespace)
     given = {"api_version": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
     problems += [(f"worker.owner.{field}", "is empty") for field, value in given.items() if not value]
     return owner

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from otto_kubekit.bodies import encode, json_patch, merge
@@ -89,6 +90,9 @@ class KubernetesBackend:
         """See WorkerBackend."""
         if spec.identity.name in self._tending.entries:
             return
+        if spec.owner is not None and spec.owner.namespace not in {"", self._client.namespace}:
+            # Kubernetes knows no owners across namespaces: it would take this one for gone, and delete the pod.
+            spec = replace(spec, owner=None)
         workspace = self._plan.claim(spec)
         self._named[workspace] = self._named.get(workspace, 0) + 1
         self._tending.creating += 1
