@@ -1,7 +1,9 @@
 """A worker's spec becomes the pod that is asked of the cluster: safe by default, shaped by the template, and nothing of it misread."""
 
 import dataclasses
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,20 @@ def test_the_worker_is_told_where_it_works() -> None:
     volumes = {one["name"]: one for one in body["spec"]["volumes"]}
     assert volumes[mounts["/workspace"]] == {"name": "otto-workspace", "emptyDir": {}}
     assert volumes[mounts[told["HOME"]]] == {"name": "otto-home", "emptyDir": {}}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with the pod's variables", "without them"])
+def test_git_works_in_a_volume_of_somebody_else(told: bool, tmp_path: Path) -> None:
+    """A checkout in a directory that isn't the worker's user's is one that Git reads, by the variables that every worker has."""
+    git = ("git", "-C", str(tmp_path))
+    subprocess.run([*git, "init", "--quiet"], check=True, timeout=30)
+    body = made(spec(repository="https://y/z.git", workspace="ws-1"))
+    assert manifest.ENVIRONMENT.items() <= variables(body).items()
+    assert manifest.ENVIRONMENT.items() <= variables(body, "checkout").items()
+    environ = {**os.environ, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", **(manifest.ENVIRONMENT if told else {}), "HOME": str(tmp_path)}
+    done = subprocess.run([*git, "status"], env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode == 0) is told
+    assert ("dubious ownership" in done.stderr) is not told
 
 
 def test_a_shared_workspace_is_a_claim() -> None:

@@ -18,6 +18,10 @@ WORKSPACE_PATH = "/workspace"
 HOME_PATH = "/otto-home"
 WORKSPACE_VOLUME, HOME_VOLUME = "otto-workspace", "otto-home"
 USER = 1000
+ENVIRONMENT = {"HOME": HOME_PATH, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+"""Of every worker, unless the template or the request says otherwise. A volume's directory may be root's, as node-local storage classes
+make it; Git would not touch a checkout there.
+"""
 LONGEST_SECONDS = 2**31 - 1
 """Of activeDeadlineSeconds."""
 AWAY_SECONDS = 60
@@ -157,7 +161,7 @@ def _worker(spec: WorkerSpec, plan: Plan) -> dict[str, Any]:
         "resources": RESOURCES,
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": _mounts(),
-        "env": [_variable("HOME", HOME_PATH)],
+        "env": [_variable(name, value) for name, value in ENVIRONMENT.items()],
     }
     container = laid_over(laid_over(default, plan.template.worker), own)
     container["resources"] = _resources(container["resources"], spec.cpu_cores, spec.memory_bytes)
