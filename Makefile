@@ -32,21 +32,27 @@ serve: setup ## Start everything on :9090 and leave it running; Ctrl-C stops it
 	@exec ottoscaler-standalone
 
 ##@ On Kubernetes
-.PHONY: images install
+.PHONY: images install demo-cluster
 REGISTRY ?= localhost/ottoscaler
 IMAGES := .cache/images
-images: setup ## Build the images with docker, podman or buildah, and say how large they are (ENGINE=, BASE=, REGISTRY=)
-	@PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY)
+BUILD := PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY)
+images: setup ## Build the images with docker, podman or buildah, and say how large they are (ENGINE=, BASE=, REGISTRY=, PUSH=1, WORKSHOP=1)
+	@$(BUILD) $(if $(PUSH),--push) $(if $(WORKSHOP),--workshop)
 
-install: images ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+install: setup ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+	@$(BUILD) --workshop
 	@tools/load-images
 	@tools/install $(ARGS)
+
+demo-cluster: setup ## Run a pipeline of this repository at HEAD as pods of that installation, live; ends with the pipeline's exit code
+	@$(CLUSTER) run tools/demo-cluster
 
 ##@ Change it
 .PHONY: setup clients node generate lock format lint types verify chart goldens test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages
 
 # uv comes first, alone and by its hash, because it installs the rest in seconds where pip takes half a minute.
+# Ours are copied whatever UV_LINK_MODE says: others may lie in a cache that every later user of .venv has too, what is built here does not.
 $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or later is needed; {sys.executable} is {sys.version.split()[0]}. Say which with: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -54,7 +60,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --require-hashes --no-deps -r requirements.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --no-deps --no-build-isolation --no-sources $(PACKAGES:%=-e ./%)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-config --no-deps --no-build-isolation --no-sources --link-mode copy $(PACKAGES:%=-e ./%)
 	@touch $@
 
 clients: $(BIN)/helm ## Put kubectl and helm, pinned, into .venv/bin
@@ -173,6 +179,7 @@ cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engi
 	@$(CLUSTER) load $(if $(ARCHIVE),--archive $(ARCHIVE),--image $(or $(IMAGE),$(error cluster-load needs IMAGE=name or ARCHIVE=file)))
 
 # A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name.
-test-cluster: setup clients $(if $(OTTO_TEST_KUBECONFIG),,images) ## The tests that need the cluster (ONLY=words for some)
+test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some)
+	@$(if $(OTTO_TEST_KUBECONFIG),,$(BUILD) --workshop)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15 -m cluster $(if $(ONLY),-k "$(ONLY)")

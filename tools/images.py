@@ -1,7 +1,8 @@
 """Builds the images of services/Dockerfile with whatever is there (docker, podman or buildah), and says how large they are.
 
 Each image gets its own id as its tag, so that an installation gets new pods exactly where something has changed. The names are written
-into DIRECTORY/values.yaml, for `helm --values`; where there is no engine to load from, as with buildah, each image is a file beside it.
+into DIRECTORY/values.yaml, for `helm --values`, that of the workshop into workshop.yaml; where there is no engine to load from, as with
+buildah, each image is a file beside them. With --push each is pushed to the registry that its name begins with.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("scaler", "pipeline-executor", "log-relay", "ottoctl", "front-door")
 VALUES = {"scaler": "scaler", "pipeline-executor": "executor", "log-relay": "relay", "ottoctl": "test", "front-door": "frontDoor"}
 """Which part of the chart's values an image belongs to."""
+WORKSHOP = "workshop"
+"""What workers of this repository's own pipelines run in: no part of a release, so built only when it is asked for."""
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 DEFAULT_BASE = "python:3.13-slim"
 
@@ -101,12 +105,13 @@ def build(program: str, on: str, target: str, registry: str) -> Image:
         own += ["--volume", f"{BUNDLE}:{BUNDLE}:ro"]
     index = os.environ.get("PIP_INDEX_URL")
     arguments = ["--build-arg", f"BASE={on}", *(["--build-arg", f"PIP_INDEX_URL={index}"] if index else [])]
-    latest = f"{registry}/{target}:latest"
-    said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--tag", latest, "--file", "services/Dockerfile", ".")
-    inspect = [program, "inspect", "--type", "image"]
-    number = said(*inspect, "--format", "{{.FromImageID}}" if program == "buildah" else "{{.Id}}", latest).removeprefix("sha256:")
+    with tempfile.NamedTemporaryFile("r") as told:  # by the engine, of this very build: another checkout may build the same target now
+        own += ["--iidfile", told.name]
+        said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--file", "services/Dockerfile", ".")
+        number = told.read().strip().removeprefix("sha256:")
     name = f"{registry}/{target}:{number[:12]}"
-    said(program, "tag", latest, name)
+    for called in (name, f"{registry}/{target}:latest"):
+        said(program, "tag", number, called)
     return Image(target, name, time.monotonic() - began)
 
 
@@ -140,7 +145,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build Ottoscaler's images.")
     parser.add_argument("directory", type=Path, help="where values.yaml and files of images go")
     parser.add_argument("--registry", default="localhost/ottoscaler", help="what their names begin with")
-    parser.add_argument("--only", nargs="*", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--workshop", action="store_true", help="also the image for workers of this repository's own pipelines")
+    parser.add_argument("--push", action="store_true", help="push them to that registry, as whoever is logged in there")
     given = parser.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -149,7 +155,7 @@ def main() -> int:
         images = []
         print(f"with {program} on {on}")
         print(f"{'image':<62} {'seconds':>7} {'MB':>6}")
-        for target in given.only:
+        for target in (*TARGETS, *([WORKSHOP] if given.workshop else [])):
             image = build(program, on, target, given.registry)
             size = (
                 saved(program, image, given.directory).stat().st_size
@@ -157,8 +163,12 @@ def main() -> int:
                 else int(said("docker", "inspect", "--format", "{{.Size}}", image.name))
             )
             print(f"{image.name:<62} {image.seconds:>7.1f} {size / 1e6:>6.0f}", flush=True)
+            if given.push:
+                said(program, "push", "--quiet", image.name)
             images.append(image)
-        (given.directory / "values.yaml").write_text(values(images))
+        (given.directory / "values.yaml").write_text(values([image for image in images if image.target in TARGETS]))
+        for image in images[len(TARGETS) :]:
+            (given.directory / f"{WORKSHOP}.yaml").write_text(f"workers: {{image: {image.name}}}\n")
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

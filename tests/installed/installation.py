@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "ottoscaler"
 IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "values.yaml"))
 """Values that name the images to be tested, as `make images` writes them."""
+WORKSHOP = IMAGES.with_name("workshop.yaml")
+"""Values that name the image of workers which `make install` uses."""
 RELEASE = "otto"
 READY_SECONDS = 240
 
@@ -94,7 +96,9 @@ class Installation:
 
 
 def worker_image() -> str:
-    """One of ours that has a shell and is in the nodes already."""
+    """One of ours that has a shell and is in the nodes already: where it was built, the one with Git and what our own pipelines need."""
+    if WORKSHOP.exists():
+        return str(yaml.safe_load(WORKSHOP.read_text())["workers"]["image"])
     image = yaml.safe_load(IMAGES.read_text())["test"]["image"]
     return f"{image['repository']}:{image['tag']}"
 
