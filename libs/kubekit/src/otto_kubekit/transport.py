@@ -6,6 +6,7 @@ when it said, as long as the call's deadline allows. Nothing else is repeated he
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -16,6 +17,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from otto_kubekit import metrics
 from otto_kubekit.errors import (
     ApiError,
     DeadlineError,
@@ -153,7 +155,9 @@ class Transport:
             raise error
         if asyncio.get_running_loop().time() + after >= deadline:
             raise error
-        await asyncio.sleep(max(after, _LEAST_WAIT))
+        wait = max(after, _LEAST_WAIT)
+        metrics.THROTTLED_SECONDS.inc(wait)
+        await asyncio.sleep(wait)
 
     async def _answer(self, what: str, method: str, path: str, query: Query, body: bytes | None, content_type: str) -> bytes:
         response = await self._opened(what, method, path, query, body, content_type)
@@ -186,10 +190,15 @@ class Transport:
             headers["Authorization"] = authorization
         url = URL(f"{self._identity.host}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
         options = self._identity.request_options()
+        asked, code = time.perf_counter(), "none"
         with _foreign_errors(what):
-            response = await self._session.request(
-                method, url, data=sent, headers=headers, timeout=_NO_TOTAL, allow_redirects=False, **options
-            )
+            try:
+                response = await self._session.request(
+                    method, url, data=sent, headers=headers, timeout=_NO_TOTAL, allow_redirects=False, **options
+                )
+                code = str(response.status)
+            finally:
+                metrics.REQUEST_SECONDS.labels(*metrics.labels(method, path, query), code).observe(time.perf_counter() - asked)
             if 200 <= response.status < 300:
                 return response
             try:

@@ -22,6 +22,7 @@ from typing import Generic, Literal, TypeAlias
 
 import msgspec
 
+from otto_kubekit import metrics
 from otto_kubekit.client import PAGE_SIZE, Client, selection
 from otto_kubekit.errors import ApiError, ExpiredError, KubeError, MalformedError, StalledError, UnreachableError, answered
 from otto_kubekit.kinds import Kind, O
@@ -147,7 +148,10 @@ async def _list_then_watch(
             missed += 1
             yield change
         memory.resource_version = listing.resource_version
-        yield Synced(listing.resource_version, why, 0 if why == "start" else missed)
+        missed = 0 if why == "start" else missed
+        metrics.WATCH_LISTS.labels(kind.plural, why).inc()
+        metrics.WATCH_MISSED.labels(kind.plural).inc(missed)
+        yield Synced(listing.resource_version, why, missed)
         listed = clock()
         until = listed + watching.reconcile if watching.reconcile else None
         why = "reconcile"
@@ -211,6 +215,7 @@ async def connection(
         "timeoutSeconds": str(int(left) + 1),
     }
     async with client.transport.stream(path, query) as chunks:
+        metrics.WATCH_CONNECTIONS.labels(kind.plural).inc()
         # Lines may be of any length (an object may have a megabyte, and aiohttp's own readline gives up at 4 MiB), so they are cut here.
         rest: list[bytes] = []
         while True:
