@@ -18,6 +18,7 @@ from otto_runtime.server import Component
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import BackendUnusableError, CallError
 from otto_scaler.fleet import Fleet, Limits
+from otto_scaler.metrics import measured
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.service import OttoscalerServicer
 from otto_scaler.settings import Settings
@@ -76,6 +77,7 @@ async def scaler_component(
                 peer_grace=settings.peer_grace,
             ),
         )
+        metrics = stack.enter_context(measured(fleet))
         pipelines = Pipelines(channel, settings.executor_patience)
         servicer = OttoscalerServicer(fleet, backend, pipelines, _bounds(settings), settings.listed_workers)
 
@@ -85,8 +87,12 @@ async def scaler_component(
         act = part.led(fleet.run) if part else fleet.run
 
         async def run(ready: Callable[[], None]) -> None:
+            def known() -> None:
+                fleet.attach(metrics)
+                ready()
+
             async with asyncio.TaskGroup() as group:
-                group.create_task(_awaited(act(ready)), name="fleet")
+                group.create_task(_awaited(act(known)), name="fleet")
                 group.create_task(pipelines.run(), name="cancel pipelines of callers that left")
 
         yield Component(

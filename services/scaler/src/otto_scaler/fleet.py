@@ -17,7 +17,7 @@ from otto_scaler.keeping import Keeping, Need, Verdict
 from otto_scaler.outcomes import Creation, Refusal, Stops
 from otto_scaler.picture import Picture, Selection
 from otto_scaler.turned_away import TurnedAway
-from otto_scaler.watching import Change, Kind, Watch
+from otto_scaler.watching import Change, Kind, Listener, Watch
 from otto_scaler.worker import Cause, State, Worker, WorkerSpec, task_workspace
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Fleet:
         self._steady = steady
         self._admission = Admission(limits.max_workers)
         self._turned_away = TurnedAway()
-        self._watches: set[Watch] = set()
+        self._watches: set[Watch | Listener] = set()
         self._keeping = Keeping(limits.finished_ttl, limits.unreleased_limit, limits.peer_grace, steady)
         self._stopping: dict[str, str] = {}
         self._creating: dict[str, asyncio.Task[Refusal | None]] = {}
@@ -88,6 +88,14 @@ class Fleet:
         """Most workers that run at the same time."""
         return self._limits.max_workers
 
+    def figures(self) -> tuple[dict[State, int], int]:
+        """How many workers there are in each state, and how many wait for room; may be asked from any thread."""
+        return self._picture.counts(), self._admission.queued
+
+    def attach(self, listener: Listener) -> None:
+        """From now on it is told every change, right when it is seen."""
+        self._watches.add(listener)
+
     # Calls
 
     async def scale_up(self, specs: Sequence[WorkerSpec], *, queue: bool) -> Creation:
@@ -105,7 +113,7 @@ class Fleet:
             task = self._creating.get(name)
             known = self._picture.get(name)
             if known is not None and task is None:
-                if _same(known, spec):
+                if known.identity.is_same_worker(spec.identity):
                     result.existing.append(known)
                 else:
                     result.refused.append(Refusal(name, "another task's worker has this name; use another task_id", Cause.REJECTED))
@@ -257,7 +265,7 @@ class Fleet:
             self._creating.pop(name, None)
             self._begun.pop(name, None)
         known = self._picture.get(name)
-        if known is not None and _same(known, spec):
+        if known is not None and known.identity.is_same_worker(spec.identity):
             return None  # it was made nevertheless, and has its slot or its place in the queue: whoever observes knows better
         self._stopping.pop(name, None)
         self._admission.free(name)
@@ -390,9 +398,3 @@ class Fleet:
         """Whether it is the last of a task whose workspace is that of the task alone: nobody else can ask for its deletion."""
         task = worker.identity.task_id
         return worker.identity.workspace == task_workspace(task) and self._picture.count(task) == 1
-
-
-def _same(known: Worker, spec: WorkerSpec) -> bool:
-    """Whether they are the same worker of the same attempt, and not two whose names happen to collide."""
-    a, b = known.identity, spec.identity
-    return (a.task_id, a.pipeline_id, a.stage_id, a.attempt, a.index) == (b.task_id, b.pipeline_id, b.stage_id, b.attempt, b.index)

@@ -52,6 +52,10 @@ class Picture:
         """How many there are of a task."""
         return len(self._tasks.get(task, ()))
 
+    def counts(self) -> dict[State, int]:
+        """How many there are in each state."""
+        return {state: self._counts[state] for state in State}
+
     def put(self, worker: Worker) -> list[Change]:
         """Takes over how a worker stands; nothing follows if that is not new. A finished one stays as it ended, until another one has its
         name.

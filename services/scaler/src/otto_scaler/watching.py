@@ -4,7 +4,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from otto_scaler.errors import WatcherTooSlowError
 from otto_scaler.worker import Worker
@@ -24,6 +24,13 @@ class Change(NamedTuple):
 
     kind: Kind
     worker: Worker | None
+
+
+class Listener(Protocol):
+    """Whoever is told changes."""
+
+    def offer(self, change: Change) -> None:
+        """A change; takes no time."""
 
 
 class Watch:

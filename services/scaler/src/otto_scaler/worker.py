@@ -60,6 +60,11 @@ class Identity:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
+    def is_same_worker(self, other: "Identity") -> bool:
+        """Whether they are the same worker of the same attempt, and not two whose names happen to collide."""
+        mine = (self.task_id, self.pipeline_id, self.stage_id, self.attempt, self.index)
+        return mine == (other.task_id, other.pipeline_id, other.stage_id, other.attempt, other.index)
+
 
 @dataclass(frozen=True, slots=True)
 class SecretVariable:

@@ -1,0 +1,99 @@
+"""What Prometheus sees of the workers: gauges are read when somebody asks, the rest is counted as changes come."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from otto_scaler.fleet import Fleet
+from otto_scaler.watching import Change, Kind
+from otto_scaler.worker import State, Worker
+
+_SECONDS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+
+
+@dataclass(slots=True)
+class _Life:
+    """Of a worker that has not ended, in seconds of the steady clock."""
+
+    since: float
+    held: bool
+    runs: bool = False
+
+
+class WorkerMetrics:
+    """A collector of prometheus_client, called in its server's thread; it listens to a fleet."""
+
+    def __init__(self, fleet: Fleet, steady: Callable[[], float] = time.monotonic) -> None:
+        """`steady` gives seconds that only grow."""
+        self._fleet = fleet
+        self._steady = steady
+        self._lives: dict[str, _Life] = {}
+        self._ended = Counter(
+            "otto_scaler_workers_ended", "Workers that have ended; `cause` is that of a failure.", ("state", "cause"), registry=None
+        )
+        self._queued = Histogram(
+            "otto_scaler_worker_queue_seconds", "Time that a worker waited for room under the cap.", buckets=_SECONDS, registry=None
+        )
+        self._started = Histogram(
+            "otto_scaler_worker_start_seconds",
+            "Time from when a worker was created, or had room, until it ran: scheduling, images, checkout.",
+            buckets=_SECONDS,
+            registry=None,
+        )
+
+    def offer(self, change: Change) -> None:
+        """Counts a change of the fleet; it is told those since all workers were known, so nothing is counted again after a restart."""
+        worker = change.worker
+        if worker is None:
+            return
+        if change.kind is Kind.ADDED and not worker.finished:
+            self._lives[worker.name] = _Life(self._steady(), worker.held)
+        elif change.kind is not Kind.DELETED and worker.finished:
+            cause = worker.cause.name.lower() if worker.state is State.FAILED else ""
+            self._ended.labels(worker.state.value, cause).inc()
+        if (life := self._lives.get(worker.name)) is not None:
+            self._moved(life, worker)
+        if change.kind is Kind.DELETED or worker.finished:
+            self._lives.pop(worker.name, None)
+
+    def _moved(self, life: _Life, worker: Worker) -> None:
+        now = self._steady()
+        if life.held and not worker.held:
+            self._queued.observe(now - life.since)
+            life.held, life.since = False, now
+        if not life.runs and worker.started:
+            self._started.observe(now - life.since)
+            life.runs = True
+
+    def describe(self) -> Iterable[Metric]:
+        """The names alone, so that registering asks for nothing."""
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """The figures of now."""
+        counts, queued = self._fleet.figures()
+        workers = GaugeMetricFamily(
+            "otto_scaler_workers", "Workers there are, finished ones until they are tidied away.", labels=("state",)
+        )
+        for state, count in counts.items():
+            workers.add_metric((state.value,), count)
+        yield workers
+        yield GaugeMetricFamily("otto_scaler_workers_queued", "Workers that wait for room under the cap.", queued)
+        yield GaugeMetricFamily("otto_scaler_workers_limit", "Most workers that run at the same time.", self._fleet.cap)
+        for family in (self._ended, self._queued, self._started):
+            yield from family.collect()
+
+
+@contextmanager
+def measured(fleet: Fleet) -> Iterator[WorkerMetrics]:
+    """The fleet's workers are among the process's metrics while this is entered; what comes is counted once the fleet is told of them."""
+    metrics = WorkerMetrics(fleet)
+    REGISTRY.register(metrics)
+    try:
+        yield metrics
+    finally:
+        REGISTRY.unregister(metrics)

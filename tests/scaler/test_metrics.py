@@ -1,0 +1,52 @@
+"""What Prometheus sees of the workers."""
+
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from otto_scaler.metrics import WorkerMetrics
+
+from .conftest import DEFAULT_LIMITS, memory_rig, spec, until
+
+LONG = ("sleep", "300")
+
+
+class Clock:
+    """Seconds, as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_workers_are_counted_by_state_and_cause_with_the_times_they_waited() -> None:
+    """Two run and one waits under a cap of two; then one fails, whereupon the third waits no more; then all have ended."""
+    clock, registry = Clock(), CollectorRegistry()
+    async with memory_rig(replace(DEFAULT_LIMITS, max_workers=2)) as rig:
+        metrics = WorkerMetrics(rig.fleet, clock)
+        registry.register(metrics)
+        rig.fleet.attach(metrics)
+
+        def figure(name: str, **labels: str) -> float:
+            return registry.get_sample_value(f"otto_scaler_{name}", labels) or 0.0
+
+        one, two, three = (spec("t", index=index, count=3, command=LONG) for index in (1, 2, 3))
+        await rig.create(one, two, queue=True)
+        await rig.runs(one)
+        await rig.runs(two)
+        await rig.create(three, queue=True)
+        assert (figure("workers", state="running"), figure("workers", state="pending"), figure("workers_queued")) == (2, 1, 1)
+        assert figure("workers_limit") == 2
+        assert (figure("worker_start_seconds_count"), figure("worker_queue_seconds_count")) == (2, 0)
+        clock.now += 7
+        rig.memory.finish(one.identity.name, 3)
+        await rig.runs(three)
+        assert (figure("worker_queue_seconds_count"), figure("worker_queue_seconds_sum")) == (1, 7)
+        assert (figure("worker_start_seconds_count"), figure("worker_start_seconds_sum")) == (3, 0)
+        for name in (two.identity.name, three.identity.name):
+            rig.memory.finish(name)
+        await until(lambda: figure("workers_ended_total", state="succeeded", cause="") == 2)
+        assert figure("workers_ended_total", state="failed", cause="exit_code") == 1
+        assert not metrics._lives
