@@ -13,6 +13,7 @@ from otto_executor.conductor import Conductor
 from otto_executor.decisions import Patience
 from otto_executor.definition import Definition
 from otto_executor.errors import ExecutorError, StoreUnusableError
+from otto_executor.metrics import RunMetrics, measured
 from otto_executor.retention import Keeping
 from otto_executor.retry import RetryPolicy
 from otto_executor.runner import Means, Watch
@@ -46,7 +47,8 @@ async def executor_component(
         store, outside, known = await _opened(settings, kube or KubeSettings(), stack, part.acts if part else None)
         scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
         channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
-        conductor = conductor_over(settings, store, channel, outside)
+        conductor, metrics = conductor_over(settings, store, channel, outside)
+        stack.enter_context(measured(metrics))
         servicer = PipelineService(conductor, settings)
 
         def register(server: grpc.aio.Server) -> None:
@@ -111,8 +113,11 @@ async def _opened(
     return store, None, nullcontext
 
 
-def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channel, outside: Outside | None = None) -> Conductor:
-    """The conductor that the settings describe."""
+def conductor_over(
+    settings: Settings, store: RunStore, channel: grpc.aio.Channel, outside: Outside | None = None
+) -> tuple[Conductor, RunMetrics]:
+    """The conductor that the settings describe, and what is counted of it."""
+    metrics = RunMetrics(lambda: conductor.active, settings.max_active_pipelines)
     infrastructure = RetryPolicy(retries=settings.infrastructure_retries, delay=settings.infrastructure_retry_delay, multiplier=2.0)
     means = Means(
         store=store,
@@ -124,6 +129,7 @@ def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channe
         draw=random.random,
         journal_limit=settings.journal_messages,
         notice_after=settings.unavailable_notice,
+        ended=metrics.ended,
     )
     keeping = Keeping(
         workspace=settings.workspace_retention,
@@ -135,4 +141,5 @@ def conductor_over(settings: Settings, store: RunStore, channel: grpc.aio.Channe
     def read(spec: Mapping[str, Any], pipeline_id: str) -> tuple[Definition, bytes]:
         return understood(spec, pipeline_id, settings, f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
 
-    return Conductor(means, keeping, settings.max_active_pipelines, None if outside is None else (outside, read))
+    conductor = Conductor(means, keeping, settings.max_active_pipelines, None if outside is None else (outside, read))
+    return conductor, metrics

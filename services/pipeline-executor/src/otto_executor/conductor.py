@@ -85,6 +85,11 @@ class Conductor:
             self._accepting.clear()
             self._group = None
 
+    @property
+    def active(self) -> int:
+        """How many runs have not ended."""
+        return len(self._active)
+
     def rewatch(self) -> None:
         """Has the watch of all workers opened again, for a new snapshot."""
         if self._rewatching is not None and not self._rewatching.expired():
@@ -180,7 +185,12 @@ class Conductor:
         await self._ready()
         runner = self._active.get(pipeline_id)
         if runner is not None:
-            return await runner.ask(lambda run, now: _cancelled(run, words, now))
+
+            def cancelled(run: Run, now: float) -> Summary:
+                run.cancel(words, now)
+                return summary(run.definition, run.state)
+
+            return await runner.ask(cancelled)
         if pipeline_id in self._unreadable:
             raise self._unreadable[pipeline_id]
         found = await self._store.summary(pipeline_id)
@@ -278,8 +288,7 @@ class Conductor:
         if users:
             words += f"was taken over by {users[0]!r}; rerun that one when it has ended, or"
         else:
-            kept = seconds(self._keeping.workspace)
-            words += f"is not kept any more ({kept} after its end);"
+            words += f"is not kept any more ({seconds(self._keeping.workspace)} after its end);"
         return words + " run this one again whole (without failed_only)"
 
     async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
@@ -339,6 +348,7 @@ class Conductor:
             endings.set()
         definition, state = runner.record.definition, runner.record.state
         if state.ended_at is not None:
+            self._means.ended(definition, state)
             self._retention.ended(Workspace(state.ended_at, runner.pipeline_id, definition.workspace))
             log.info("executor.run.ended", extra={"pipeline": runner.pipeline_id, "status": state.status.lower()})
 
@@ -388,8 +398,3 @@ class Conductor:
             log.info("executor.watch.synced", extra={"workers": sum(map(len, present.values()))})
             present = {}
             ready()
-
-
-def _cancelled(run: Run, words: str, now: float) -> Summary:
-    run.cancel(words, now)
-    return summary(run.definition, run.state)

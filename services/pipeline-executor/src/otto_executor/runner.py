@@ -18,6 +18,7 @@ from typing import TypeVar
 from otto_executor.clocks import Clock
 from otto_executor.commands import Command, Commands
 from otto_executor.decisions import Action, Kind, Patience, Step
+from otto_executor.definition import Definition
 from otto_executor.errors import (
     NoRoomError,
     NotReadyError,
@@ -31,6 +32,7 @@ from otto_executor.journal import Journal
 from otto_executor.orders import WorkerReport, Workers
 from otto_executor.progress import Progress
 from otto_executor.run import Run
+from otto_executor.run_state import RunState
 from otto_executor.stores import RunStore, StoredRun
 from otto_runtime.tasks import Backoff, single
 
@@ -63,6 +65,8 @@ class Means:
     """Asks for a new snapshot of all workers; the conductor puts its own in."""
     release: Callable[[Iterable[str]], None] = lambda _: None
     """Takes the names of ended workers whose ends are stored; the conductor puts its own in."""
+    ended: Callable[[Definition, RunState], None] = lambda *_: None
+    """Told of each run that has just ended."""
     clock: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     journal_limit: int = 1000
