@@ -21,6 +21,8 @@ NOT_ACTED = ("otto-not-acted", "1")
 """Trailer of a refusal: nothing of the call was done, so that it may be repeated, whatever it is."""
 CUT_OFF = "the call was cancelled"
 """Details of CANCELLED where a handler was cancelled: something of the call may have been done."""
+NEVER_SENT = "failed to connect to all addresses"
+"""How the details of UNAVAILABLE begin where gRPC had no connection for the call: the one it was meant for has just gone."""
 OLD_HOLDER_SECONDS = 2.0
 """How long one that acts no more may take to end the calls that it still has; one that is gone without a word never does."""
 _PRIVATE = ("grpc-", ":")
@@ -181,7 +183,8 @@ class HandOn:
                 return answer
         except grpc.aio.AioRpcError as error:
             trailers = tuple(error.trailing_metadata() or ())
-            if NOT_ACTED in trailers:
+            never_sent = error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(NEVER_SENT)
+            if NOT_ACTED in trailers or (never_sent and not passed_on):
                 raise _RefusedError from error
             if error.code() is grpc.StatusCode.CANCELLED:
                 # Not by our caller, or we would not be here. A server that stops cancels calls that have reached no handler of it.

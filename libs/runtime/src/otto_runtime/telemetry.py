@@ -6,16 +6,20 @@ no-ops, but a caller's trace context is still passed on.
 
 import asyncio
 import logging
+import platform
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
 
 from opentelemetry import context, propagate, trace
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from otto_runtime.addresses import parse
 from otto_runtime.settings import RuntimeSettings
+from otto_runtime.tasks import cancelled
 
 log = logging.getLogger(__name__)
+LAG_SECONDS = 0.5
 
 RPC_SECONDS = Histogram(
     "otto_rpc_server_duration_seconds",
@@ -25,6 +29,12 @@ RPC_SECONDS = Histogram(
 )
 RPC_OPEN = Gauge("otto_rpc_server_open", "Calls that run now.", ("method",))
 TASKS = Gauge("otto_asyncio_tasks", "Tasks of the event loop; they come and go with what runs, and do not grow with what has ended.")
+LOOP_LAG = Histogram(
+    "otto_event_loop_lag_seconds",
+    "By how much the event loop was late, looked at twice a second: all calls of the process wait so long.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+BUILD = Gauge("otto_build_info", "1; the labels say which version this is.", ("version", "python"))
 MESSAGES_SENT = Counter("otto_rpc_server_messages_sent_total", "Messages sent on streams.", ("method",))
 
 
@@ -58,14 +68,38 @@ async def telemetry(settings: RuntimeSettings, service: str) -> AsyncIterator[No
     """
     loop = asyncio.get_running_loop()
     TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
-    with _metrics(settings.metrics_listen):
-        if not settings.otlp_endpoint:
-            yield
-            return
-        from otto_runtime.otlp import exporting  # the SDK costs memory and start-up time that only those who export shall pay
+    BUILD.labels(version("otto-runtime"), platform.python_version()).set(1)
+    async with _lag_observed():
+        with _metrics(settings.metrics_listen):
+            async with _exported(settings, service):
+                yield
 
-        async with exporting(settings, service):
-            yield
+
+@asynccontextmanager
+async def _exported(settings: RuntimeSettings, service: str) -> AsyncIterator[None]:
+    if not settings.otlp_endpoint:
+        yield
+        return
+    from otto_runtime.otlp import exporting  # the SDK costs memory and start-up time that only those who export shall pay
+
+    async with exporting(settings, service):
+        yield
+
+
+@asynccontextmanager
+async def _lag_observed() -> AsyncIterator[None]:
+    async def look() -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            LOOP_LAG.observe(max(0.0, clock() - due))
+
+    looking = asyncio.create_task(look(), name="observe the event loop's lag")
+    try:
+        yield
+    finally:
+        await cancelled(looking)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from otto_relay.handler import Reach, Tally
 from otto_relay.handler_client import OttoHandler
 from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
 from otto_relay.handler_service import HandlerLogs
-from otto_relay.metrics import measured
+from otto_relay.metrics import measured, taking_in
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outboxes
 from otto_relay.outgoing import Outgoing
@@ -217,6 +217,10 @@ def _composed(
 
     async def run(ready: Callable[[], None]) -> None:
         pushes.resume()
+        with taking_in(collector, registry):
+            await work(ready)
+
+    async def work(ready: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as group:
             collector.start(group)
             tracker.start(group)

@@ -64,6 +64,18 @@ class _Followed:
     """Lines stored since it is followed."""
 
 
+@dataclass(slots=True)
+class Taken:
+    """What was taken in since the start; metrics read it."""
+
+    lines: int = 0
+    batches: int = 0
+    delays: float = 0.0
+    """Seconds between the writing of each batch's last line and its storing, added up."""
+    incomplete: int = 0
+    """Notices that lines may be missing."""
+
+
 def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fresh]:
     """Lines of a source as they are stored: masked, valid UTF-8, with their level. `position` is that before the first."""
     times, stderr, texts, positions, containers, missing = zip(*lines, strict=True)
@@ -125,6 +137,7 @@ class Collector:
         self._joined = joined
         self._noted = noted
         self._vanished = vanished
+        self.taken = Taken()
         self._followed: dict[str, _Followed] = {}
         self._group: asyncio.TaskGroup | None = None
         self._later: dict[str, Observed] = {}
@@ -225,6 +238,7 @@ class Collector:
                     notice = await self._collect(known, followed)
                 if notice:
                     known.append([_notice(notice, known.position)])
+                    self.taken.incomplete += 1
                     log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": notice})
                     notice = ""
                 known.end()
@@ -244,6 +258,17 @@ class Collector:
                 return
             delay = _FIRST_DELAY if followed.stored > stored else min(delay * 2, _LONGEST_DELAY)
             await asyncio.sleep(delay)
+
+    def _took(self, batch: list[Line]) -> None:
+        taken = self.taken
+        taken.lines += len(batch)
+        taken.batches += 1
+        taken.delays += max(0.0, time.time() - batch[-1].time / 1e9)
+
+    @property
+    def followed(self) -> int:
+        """How many workers are followed now."""
+        return len(self._followed)
 
     async def _make_durable(self, known: WorkerLog) -> None:
         """Readers need not wait for it, but the scaler may delete the source after it."""
@@ -274,6 +299,7 @@ class Collector:
                     if known.removed:
                         return ""
                     if any(line.missing for line in batch):
+                        self.taken.incomplete += 1
                         log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": _ROTATED})
                     if len(batch) == 1 and len(batch[0].text) > PIECE:
                         masked = await asyncio.to_thread(fresh, batch, masker, known.position)
@@ -283,6 +309,7 @@ class Collector:
                         masked = fresh(batch, masker, known.position)
                     known.append(masked)
                     followed.stored += len(batch)
+                    self._took(batch)
         except SourceLostError:
             return "this worker's log is gone; lines after this one are missing"
         return ""

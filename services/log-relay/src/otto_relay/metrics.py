@@ -1,16 +1,45 @@
-"""What Prometheus sees of the push to otto-handler: read when somebody asks, so that counting costs an addition."""
+"""What Prometheus sees of lines taken in and of the push to otto-handler: read when somebody asks, so that counting costs an addition."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import REGISTRY
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector as Family
 
+from otto_relay.collector import Collector
 from otto_relay.handler import Tally
 from otto_relay.outbox import Outboxes
+from otto_relay.registry import Registry
 
 
-class _Push:
+class _Intake(Family):
+    """A collector of prometheus_client; called in its server's thread."""
+
+    def __init__(self, collector: Collector, registry: Registry) -> None:
+        self._collector = collector
+        self._registry = registry
+
+    def describe(self) -> Iterable[Metric]:
+        """The names alone, so that registering asks for nothing."""
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """The figures of now."""
+        taken = self._collector.taken
+        yield CounterMetricFamily("otto_relay_lines", "Lines of workers that were stored.", taken.lines)
+        yield SummaryMetricFamily(
+            "otto_relay_delay_seconds",
+            "Time from the writing of a batch's last line until it was stored and could be read.",
+            count_value=taken.batches,
+            sum_value=taken.delays,
+        )
+        yield CounterMetricFamily("otto_relay_incomplete", "Places where lines may be missing; the log says so there.", taken.incomplete)
+        yield GaugeMetricFamily("otto_relay_workers_followed", "Workers whose lines are taken in now.", self._collector.followed)
+        yield GaugeMetricFamily("otto_relay_workers_kept", "Workers whose lines are kept.", len(self._registry.workers))
+
+
+class _Push(Family):
     """A collector of prometheus_client; called in its server's thread."""
 
     def __init__(self, tally: Tally, outboxes: Outboxes) -> None:
@@ -41,9 +70,21 @@ class _Push:
 @contextmanager
 def measured(tally: Tally, outboxes: Outboxes) -> Iterator[None]:
     """The push is among the process's metrics while this is entered."""
-    push = _Push(tally, outboxes)
-    REGISTRY.register(push)
+    with _registered(_Push(tally, outboxes)):
+        yield
+
+
+@contextmanager
+def taking_in(collector: Collector, registry: Registry) -> Iterator[None]:
+    """What the collector takes in is among the process's metrics while this is entered."""
+    with _registered(_Intake(collector, registry)):
+        yield
+
+
+@contextmanager
+def _registered(family: Family) -> Iterator[None]:
+    REGISTRY.register(family)
     try:
         yield
     finally:
-        REGISTRY.unregister(push)
+        REGISTRY.unregister(family)
