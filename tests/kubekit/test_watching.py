@@ -9,7 +9,7 @@ import pytest
 
 from otto_kubekit.bodies import merge
 from otto_kubekit.errors import ExpiredError, KubeError, NotFoundError, ServerError
-from otto_kubekit.kinds import custom
+from otto_kubekit.kinds import CONFIG_MAPS, custom
 from otto_kubekit.testing import FakeCluster
 from otto_kubekit.watching import Added, Deleted, Interrupted, Memory, Modified, Synced, Watching, connection, forever, list_then_watch
 
@@ -265,3 +265,23 @@ async def test_list_then_watch_raises_what_it_meets(faked: Kube) -> None:
     with pytest.raises(ServerError):
         async for _ in list_then_watch(faked.client, THINGS, FAST, memory):
             pass
+
+
+@pytest.mark.parametrize("code", [403, 410, 500])
+async def test_a_watch_that_never_opens_does_not_list_in_a_tight_loop(code: int) -> None:
+    """Each list works, and is asked for less and less often."""
+    async with FakeCluster() as cluster, cluster.client() as client:
+        cluster.faults.answer(code, times=None, when=lambda asked: asked.watch)
+        watcher = Watcher()
+
+        async def watch() -> None:
+            async with aclosing(forever(client, CONFIG_MAPS, FAST)) as told:
+                async for seen in told:
+                    watcher.add(seen)
+
+        task = asyncio.create_task(watch(), name="watch")
+        await watcher.until(2, Synced)
+        await asyncio.sleep(4.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert sum(not asked.watch for asked in cluster.requests) < 12

@@ -30,6 +30,8 @@ from otto_kubekit.objects import PartialObject
 
 log = logging.getLogger(__name__)
 
+LASTED = 30.0
+"""Seconds after which watching counts as having worked, so that the next failure is a first one."""
 Why: TypeAlias = Literal["start", "expired", "reconcile", "interrupted"]
 
 
@@ -112,17 +114,19 @@ async def forever(
 ) -> "AsyncGenerator[Seen[O] | Interrupted, None]":
     """Watches until closed. Raises only errors for which `decide` returns None."""
     memory: Memory[O] = Memory()
+    clock = asyncio.get_running_loop().time
     failures = 0
     while True:
+        begun = clock()
         try:
             async with aclosing(
                 _list_then_watch(client, kind, watching, memory, "interrupted" if memory.resource_version else "start")
             ) as told:
                 async for seen in told:
-                    failures = 0
                     yield seen
         except KubeError as error:
-            failures += 1
+            # A list that works is no success where the watch after it never does: that would list again and again without a pause.
+            failures = 1 if clock() - begun > LASTED else failures + 1
             delay = decide(error, failures)
             if delay is None:
                 raise
@@ -139,6 +143,7 @@ async def _list_then_watch(
     client: Client, kind: Kind[O], watching: Watching, memory: Memory[O], why: Why
 ) -> "AsyncGenerator[Seen[O], None]":
     clock = asyncio.get_running_loop().time
+    expired = 0
     while True:
         missed = 0
         listing = await client.list(
@@ -172,6 +177,9 @@ async def _list_then_watch(
                     await asyncio.sleep(random.uniform(0.1, 0.3))
         except ExpiredError:
             why = "expired"
+            expired = expired + 1 if clock() - listed < LASTED else 0
+            if expired > 1:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2.0 ** min(expired, 10)))
 
 
 class _BrokenError(UnreachableError):
