@@ -46,10 +46,18 @@ class Held:
     builds: int
 
 
+def children_of(thread: Path) -> list[str]:
+    """None for a thread that ends while it is looked at, as the one does that has just answered for /metrics: others inherit them."""
+    try:
+        return (thread / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def held(standalone: Standalone, tasks: int) -> Held:
     process = Path(f"/proc/{standalone.process.pid}")
     state = standalone.state
-    children = [pid for task in (process / "task").iterdir() for pid in (task / "children").read_text().split()]
+    children = [pid for task in (process / "task").iterdir() for pid in children_of(task)]
     stats = [Path(f"/proc/{pid}/stat").read_text() for pid in children if Path(f"/proc/{pid}").exists()]
     return Held(
         descriptors=len(list((process / "fd").iterdir())),
