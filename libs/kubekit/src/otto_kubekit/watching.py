@@ -105,8 +105,12 @@ class Memory(Generic[O]):
 
 def patient(error: KubeError, failures: int) -> float | None:
     """Never gives up: 0.2 to 10 s with jitter, or what the server asked for if that is longer."""
-    delay = random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2.0 ** min(failures, 10))
+    delay = _pause(failures)
     return max(delay, error.retry_after or 0.0) if isinstance(error, ApiError) else delay
+
+
+def _pause(failures: int) -> float:
+    return random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2.0 ** min(failures, 10))
 
 
 async def forever(
@@ -179,7 +183,7 @@ async def _list_then_watch(
             why = "expired"
             expired = expired + 1 if clock() - listed < LASTED else 0
             if expired > 1:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(10.0, 0.1 * 2.0 ** min(expired, 10)))
+                await asyncio.sleep(_pause(expired))
 
 
 class _BrokenError(UnreachableError):

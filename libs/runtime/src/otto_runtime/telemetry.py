@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 
 from opentelemetry import context, propagate, trace
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.registry import Collector
 
 from otto_runtime.addresses import parse
 from otto_runtime.settings import RuntimeSettings
@@ -58,6 +59,16 @@ def current_traceparent() -> str:
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get("traceparent", "")
+
+
+@contextmanager
+def registered(figures: Collector) -> Iterator[None]:
+    """What a service collects itself is among the process's metrics while this is entered."""
+    REGISTRY.register(figures)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(figures)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from otto_relay.handler import Reach, Tally
 from otto_relay.handler_client import OttoHandler
 from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
 from otto_relay.handler_service import HandlerLogs
-from otto_relay.metrics import measured, taking_in
+from otto_relay.metrics import Intake, Push
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outboxes
 from otto_relay.outgoing import Outgoing
@@ -41,6 +41,7 @@ from otto_relay.workers import Releases, ScalerFleet, watch_workers
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
+from otto_runtime.telemetry import registered
 from ottoscaler.v1 import otto_handler_log_service_pb2, ottoscaler_service_pb2, pipeline_service_pb2
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub, add_OttoHandlerLogServiceServicer_to_server
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
@@ -174,7 +175,7 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
         except (OSError, SpoolWriteError) as error:
             raise StartError(f"the spool directory {directory} can't be used: {error}") from error
         registry.observer = outgoing
-        with measured(tally, outboxes):
+        with registered(Push(tally, outboxes)):
             yield _Handler(relay_id, outgoing, (forwarder.run, notifier.run))
 
 
@@ -217,18 +218,15 @@ def _composed(
 
     async def run(ready: Callable[[], None]) -> None:
         pushes.resume()
-        with taking_in(collector, registry):
-            await work(ready)
-
-    async def work(ready: Callable[[], None]) -> None:
-        async with asyncio.TaskGroup() as group:
-            collector.start(group)
-            tracker.start(group)
-            group.create_task(releases.run(), name="release workers")
-            group.create_task(retention.run(settings.retention_interval), name="retention")
-            group.create_task(sweep(), name="end idle workers")
-            for push in handler.runs:
-                group.create_task(push(), name=push.__qualname__)
-            await watch_workers(workers, collector, ready)
+        with registered(Intake(collector, registry)):
+            async with asyncio.TaskGroup() as group:
+                collector.start(group)
+                tracker.start(group)
+                group.create_task(releases.run(), name="release workers")
+                group.create_task(retention.run(settings.retention_interval), name="retention")
+                group.create_task(sweep(), name="end idle workers")
+                for push in handler.runs:
+                    group.create_task(push(), name=push.__qualname__)
+                await watch_workers(workers, collector, ready)
 
     return Component("log-relay", (SERVICE, HANDLER_SERVICE), register, run, (RequestError,))

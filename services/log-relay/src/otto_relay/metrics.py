@@ -1,9 +1,7 @@
 """What Prometheus sees of lines taken in and of the push to otto-handler: read when somebody asks, so that counting costs an addition."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector as Family
 
@@ -13,16 +11,13 @@ from otto_relay.outbox import Outboxes
 from otto_relay.registry import Registry
 
 
-class _Intake(Family):
+class Intake(Family):
     """A collector of prometheus_client; called in its server's thread."""
 
     def __init__(self, collector: Collector, registry: Registry) -> None:
+        """Of what `collector` takes in, and `registry` keeps."""
         self._collector = collector
         self._registry = registry
-
-    def describe(self) -> Iterable[Metric]:
-        """The names alone, so that registering asks for nothing."""
-        return self.collect()
 
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
@@ -39,16 +34,13 @@ class _Intake(Family):
         yield GaugeMetricFamily("otto_relay_workers_kept", "Workers whose lines are kept.", len(self._registry.workers))
 
 
-class _Push(Family):
+class Push(Family):
     """A collector of prometheus_client; called in its server's thread."""
 
     def __init__(self, tally: Tally, outboxes: Outboxes) -> None:
+        """Of what was pushed, and what has still to be."""
         self._tally = tally
         self._outboxes = outboxes
-
-    def describe(self) -> Iterable[Metric]:
-        """The names alone, so that registering asks for nothing."""
-        return self.collect()
 
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
@@ -65,26 +57,3 @@ class _Push(Family):
         yield GaugeMetricFamily(
             "otto_relay_handler_backlog_notices", "Notices still to be sent.", sum(len(one.notices) for one in outboxes)
         )
-
-
-@contextmanager
-def measured(tally: Tally, outboxes: Outboxes) -> Iterator[None]:
-    """The push is among the process's metrics while this is entered."""
-    with _registered(_Push(tally, outboxes)):
-        yield
-
-
-@contextmanager
-def taking_in(collector: Collector, registry: Registry) -> Iterator[None]:
-    """What the collector takes in is among the process's metrics while this is entered."""
-    with _registered(_Intake(collector, registry)):
-        yield
-
-
-@contextmanager
-def _registered(family: Family) -> Iterator[None]:
-    REGISTRY.register(family)
-    try:
-        yield
-    finally:
-        REGISTRY.unregister(family)

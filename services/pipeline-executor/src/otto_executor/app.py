@@ -13,7 +13,7 @@ from otto_executor.conductor import Conductor
 from otto_executor.decisions import Patience
 from otto_executor.definition import Definition
 from otto_executor.errors import ExecutorError, StoreUnusableError
-from otto_executor.metrics import RunMetrics, measured
+from otto_executor.metrics import RunMetrics
 from otto_executor.retention import Keeping
 from otto_executor.retry import RetryPolicy
 from otto_executor.runner import Means, Watch
@@ -29,6 +29,7 @@ from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
+from otto_runtime.telemetry import registered
 from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
 from ottoscaler.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
 
@@ -48,7 +49,7 @@ async def executor_component(
         scaler = ottoscaler_service_pb2.DESCRIPTOR.services_by_name["OttoscalerService"]
         channel = await stack.enter_async_context(dial(scaler_address or settings.scaler_address, [scaler]))
         conductor, metrics = conductor_over(settings, store, channel, outside)
-        stack.enter_context(measured(metrics))
+        stack.enter_context(registered(metrics))
         servicer = PipelineService(conductor, settings)
 
         def register(server: grpc.aio.Server) -> None:

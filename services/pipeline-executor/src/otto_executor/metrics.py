@@ -1,10 +1,10 @@
 """What Prometheus sees of the runs: how many go on is read when somebody asks, the rest is counted when a run has ended."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from otto_executor.definition import Definition
 from otto_executor.run_state import RunState
@@ -14,7 +14,7 @@ _RUN_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21
 _HOP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 
 
-class RunMetrics:
+class RunMetrics(Collector):
     """A collector of prometheus_client, called in its server's thread."""
 
     def __init__(self, active: Callable[[], int], most_active: int) -> None:
@@ -60,10 +60,6 @@ class RunMetrics:
             if not state.clock_set_by and (hop := _hop(spec, stage, state)) is not None:
                 self._hops.observe(hop)
 
-    def describe(self) -> Iterable[Metric]:
-        """The names alone, so that registering asks for nothing."""
-        return self.collect()
-
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
         yield GaugeMetricFamily("otto_executor_pipelines_active", "Pipelines that have not ended.", self._active())
@@ -78,13 +74,3 @@ def _hop(spec: StageSpec, stage: StageState, state: RunState) -> float | None:
         return None
     ends = [state.stages[name].ended_at for name in spec.depends_on]
     return max(0.0, stage.confirmed_at - max(end for end in ends if end is not None)) if None not in ends else None
-
-
-@contextmanager
-def measured(metrics: RunMetrics) -> Iterator[None]:
-    """They are among the process's metrics while this is entered."""
-    REGISTRY.register(metrics)
-    try:
-        yield
-    finally:
-        REGISTRY.unregister(metrics)

@@ -15,10 +15,11 @@ from otto_runtime.channels import dial
 from otto_runtime.launch import StartError, raised_descriptor_limit
 from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
+from otto_runtime.telemetry import registered
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import BackendUnusableError, CallError
 from otto_scaler.fleet import Fleet, Limits
-from otto_scaler.metrics import measured
+from otto_scaler.metrics import WorkerMetrics
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.service import OttoscalerServicer
 from otto_scaler.settings import Settings
@@ -77,7 +78,8 @@ async def scaler_component(
                 peer_grace=settings.peer_grace,
             ),
         )
-        metrics = stack.enter_context(measured(fleet))
+        metrics = WorkerMetrics(fleet)
+        stack.enter_context(registered(metrics))
         pipelines = Pipelines(channel, settings.executor_patience)
         servicer = OttoscalerServicer(fleet, backend, pipelines, _bounds(settings), settings.listed_workers)
 

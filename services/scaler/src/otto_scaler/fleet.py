@@ -59,7 +59,7 @@ class Fleet:
         self._steady = steady
         self._admission = Admission(limits.max_workers)
         self._turned_away = TurnedAway()
-        self._watches: set[Watch | Listener] = set()
+        self._watches: set[Listener] = set()
         self._keeping = Keeping(limits.finished_ttl, limits.unreleased_limit, limits.peer_grace, steady)
         self._stopping: dict[str, str] = {}
         self._creating: dict[str, asyncio.Task[Refusal | None]] = {}

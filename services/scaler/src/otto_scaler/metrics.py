@@ -1,12 +1,12 @@
 """What Prometheus sees of the workers: gauges are read when somebody asks, the rest is counted as changes come."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from otto_scaler.fleet import Fleet
 from otto_scaler.watching import Change, Kind
@@ -24,7 +24,7 @@ class _Life:
     runs: bool = False
 
 
-class WorkerMetrics:
+class WorkerMetrics(Collector):
     """A collector of prometheus_client, called in its server's thread; it listens to a fleet."""
 
     def __init__(self, fleet: Fleet, steady: Callable[[], float] = time.monotonic) -> None:
@@ -69,10 +69,6 @@ class WorkerMetrics:
             self._started.observe(now - life.since)
             life.runs = True
 
-    def describe(self) -> Iterable[Metric]:
-        """The names alone, so that registering asks for nothing."""
-        return self.collect()
-
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
         counts, queued = self._fleet.figures()
@@ -86,14 +82,3 @@ class WorkerMetrics:
         yield GaugeMetricFamily("otto_scaler_workers_limit", "Most workers that run at the same time.", self._fleet.cap)
         for family in (self._ended, self._queued, self._started):
             yield from family.collect()
-
-
-@contextmanager
-def measured(fleet: Fleet) -> Iterator[WorkerMetrics]:
-    """The fleet's workers are among the process's metrics while this is entered; what comes is counted once the fleet is told of them."""
-    metrics = WorkerMetrics(fleet)
-    REGISTRY.register(metrics)
-    try:
-        yield metrics
-    finally:
-        REGISTRY.unregister(metrics)

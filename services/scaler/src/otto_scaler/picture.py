@@ -115,7 +115,7 @@ class Picture:
         The counts cover all. Without a task or name the cost does not grow with the number of finished workers.
         """
         if not task and not name:
-            counts = {s: self._counts[s] if state in {None, s} else 0 for s in State}
+            counts = {s: count if state in {None, s} else 0 for s, count in self.counts().items()}
             waiting = self._held if state in {None, State.PENDING} else 0
             return Selection(counts, list(self._listed(state, limit)), waiting)
         if name:
