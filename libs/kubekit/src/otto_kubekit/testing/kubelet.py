@@ -13,7 +13,7 @@ from aiohttp import web
 from otto_kubekit.testing.containers import End, Life, Script, Stop, local_process, scripted
 from otto_kubekit.testing.logs import ContainerLog, Pause, reading, send
 from otto_kubekit.testing.refusals import bad_request
-from otto_kubekit.testing.resources import PODS
+from otto_kubekit.testing.resources import CLAIMS, PODS
 from otto_kubekit.testing.storage import Change, Object, Storage
 from otto_kubekit.testing.verbs import now
 
@@ -36,6 +36,7 @@ class Kubelet:
         self._ends: dict[tuple[str, str], asyncio.Future[End]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._claims_changed = asyncio.Event()
         storage.listen(self._hear)
 
     async def close(self) -> None:
@@ -62,6 +63,9 @@ class Kubelet:
         return self._ends[key]
 
     def _hear(self, change: Change) -> None:
+        if change.resource is CLAIMS:
+            self._claims_changed.set()
+            self._claims_changed = asyncio.Event()
         if change.resource is not PODS:
             return
         uid = change.last["metadata"]["uid"]
@@ -103,6 +107,16 @@ class Kubelet:
                 return there
             await event.wait()
 
+    async def _claims_bound(self, pod: Object) -> None:
+        """Waits for the claims that are there to be bound: before that no pod gets a node."""
+        names = [volume.get("persistentVolumeClaim", {}).get("claimName", "") for volume in pod["spec"].get("volumes", [])]
+        while True:
+            changed = self._claims_changed
+            claims = [self._storage.get(CLAIMS, pod["metadata"]["namespace"], name) for name in names if name]
+            if all(claim is None or claim["status"]["phase"] == "Bound" for claim in claims):
+                return
+            await changed.wait()
+
     async def serve_log(self, request: web.Request, pod: Object, closing: asyncio.Event, pause: Pause) -> web.StreamResponse:
         """Answers a request for the log of a container."""
         name = pod["metadata"]["name"]
@@ -126,6 +140,8 @@ class Kubelet:
 
     async def _live(self, pod: Object) -> None:
         pod = await self._until(pod, lambda p: not p["spec"].get("schedulingGates"))
+        await self._claims_bound(pod)
+        pod = await self._until(pod, lambda _: True)
         chosen = {c["name"]: self.script(pod, c["name"]) for c in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]}
         words = next((s.unschedulable for s in chosen.values() if isinstance(s, Script) and s.unschedulable), "")
         if words:
