@@ -1,6 +1,7 @@
 """A process of ours: how it begins, ends, and what it says when it can't."""
 
 import asyncio
+import re
 import resource
 import signal
 import subprocess
@@ -123,6 +124,8 @@ async def test_metrics_are_served(tmp_path: Path) -> None:
             text = answer.read().decode()
         assert 'otto_rpc_server_duration_seconds_count{code="OK",method="test.Trial/trace"} 1.0' in text
         assert "process_resident_memory_bytes" in text
+        assert re.search(r'^otto_build_info\{python="3[.0-9]+",version="[0-9]+[.][^"]+"\} 1.0$', text, re.MULTILINE)
+        assert "otto_event_loop_lag_seconds_count" in text
 
 
 def test_the_sdk_is_not_imported_without_an_endpoint() -> None:
