@@ -81,7 +81,7 @@ def test_blocks_grow_and_are_put_together() -> None:
 
 
 def test_messages_find_room_in_any_case() -> None:
-    """Where there is too little, words of the oldest are cut first, then the oldest are left out; the newest stay as they are."""
+    """Where there is too little, words of the oldest are cut first, then the oldest are left out, and at last words of the newest are cut."""
     draw = random.Random(1)
     words = ["".join(chr(draw.randrange(97, 123)) for _ in range(2000)) for _ in range(3 * SMALL)]
     messages = [Progress(n, "a", StageStatus.FAILED, text, at=n, error=text) for n, text in enumerate(words, 1)]
@@ -92,8 +92,12 @@ def test_messages_find_room_in_any_case() -> None:
     assert [message.sequence for message in found] == [message.sequence for message in messages]
     assert len(found[0].message) < 2000
     assert found[-SMALL:] == messages[-SMALL:]
-    assert bounded(blocks, 200_000)[-1:] == blocks[-1:]
-    assert bounded(blocks, 1000) == blocks[-1:]
+    assert bounded(blocks, 300_000)[-1:] == blocks[-1:]
+    [newest] = bounded(blocks, 200_000)
+    assert len(newest.data) <= 200_000
+    assert [message.sequence for message in unpack(newest)] == [message.sequence for message in messages[-SMALL:]]
+    [newest] = bounded(blocks, 1000)
+    assert unpack(newest)[-1].message.startswith(words[-1][:30])
     assert bounded(blocks, 10_000_000) == blocks
 
 

@@ -176,6 +176,10 @@ EXECUTOR: dict[str, Words] = {
         "Our finalizer can't be taken off PipelineRun {run}, which has ended, now, trying again: {reason}",
         "종료된 PipelineRun {run}의 finalizer를 지금 제거할 수 없어 다시 시도함: {reason}",
     ),
+    "executor.run.shortened": Words(
+        "The cluster does not take so large a PipelineRun of pipeline {pipeline}; what it says is cut to {size} bytes: {reason}",
+        "클러스터가 파이프라인 {pipeline}의 큰 PipelineRun을 받지 않아 내용을 {size}바이트로 줄임: {reason}",
+    ),
     "executor.run.gone": Words(
         "The PipelineRun of pipeline {pipeline} vanished while it went on; its workers are stopped",
         "진행 중인 파이프라인 {pipeline}의 PipelineRun이 사라져 워커를 중지함",

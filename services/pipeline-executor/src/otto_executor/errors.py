@@ -11,6 +11,7 @@ ExecutorError
 ├── TooManyRunsError           RESOURCE_EXHAUSTED    the cap on unfinished runs is reached
 ├── NotReadyError              UNAVAILABLE           starting or stopping; repeat
 ├── StoreUnavailableError      UNAVAILABLE           the memory of runs can't be read or written now; repeat
+│   └── TooLargeToStoreError   UNAVAILABLE           it does not take what is to be written, which has become too large
 ├── RunTooLargeError           INVALID_ARGUMENT      the memory of runs can't hold so large a run
 └── RunUnreadableError         DATA_LOSS             a kept run can't be understood; it is left as it is
 
@@ -110,6 +111,21 @@ class StoreUnavailableError(ExecutorError):
     def again(self) -> "StoreUnavailableError":
         """Another one that says the same, for another caller."""
         return StoreUnavailableError(self.words, self.reason, self.remedy)
+
+
+class TooLargeToStoreError(StoreUnavailableError):
+    """The memory of runs takes nothing as large as what is to be written."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "the cluster does not take a PipelineRun as large as this pipeline's",
+            reason,
+            "Take annotations and labels off it, or let etcd take larger requests (--max-request-bytes)",
+        )
+
+    def again(self) -> "StoreUnavailableError":
+        """See StoreUnavailableError."""
+        return TooLargeToStoreError(self.reason)
 
 
 class RunTooLargeError(ExecutorError):

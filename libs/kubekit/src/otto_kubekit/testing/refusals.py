@@ -72,3 +72,8 @@ def expired(message: str) -> Refusal:
 def bad_request(message: str) -> Refusal:
     """The request makes no sense."""
     return Refusal(400, "BadRequest", message)
+
+
+def too_large() -> Refusal:
+    """What etcd says of a request over its limit, handed on as it is."""
+    return Refusal(500, "", "etcdserver: request is too large")

@@ -8,16 +8,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from otto_kubekit.testing import patching
 from otto_kubekit.testing.fields import Ownership
 from otto_kubekit.testing.pod_rules import accept_pod_change, new_pod
-from otto_kubekit.testing.refusals import Refusal, bad_request, exists, invalid, modified, not_found, precondition
+from otto_kubekit.testing.refusals import Refusal, bad_request, exists, invalid, modified, not_found, precondition, too_large
 from otto_kubekit.testing.resources import CLAIMS, DEFINITIONS, NAMESPACES, PODS, Resource, Resources
 from otto_kubekit.testing.storage import Object, Storage
 
 Admission = Callable[[Resource, Object], None]
 """Looks at an object about to be created and raises a Refusal if it may not be: a quota, a policy."""
 
+ETCD_BYTES = 1_572_864
+"""The largest request that etcd takes by default."""
+_ESCAPED = re.compile(rb"[<>&]")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 _RANDOM = "bcdfghjklmnpqrstvwxz2456789"
@@ -83,6 +88,7 @@ class Verbs:
             raise exists(resource.title, resource.plural, name, "deletionTimestamp" in there["metadata"])
         if dry_run:
             return item
+        self._check_size(item)
         if resource is DEFINITIONS:
             item["status"] = {"conditions": [{"type": "Established", "status": "True"}, {"type": "NamesAccepted", "status": "True"}]}
             self._resources.define_from(item)
@@ -215,10 +221,18 @@ class Verbs:
         if "deletionTimestamp" in meta and not item["metadata"].get("finalizers") and not meta.get("deletionGracePeriodSeconds"):
             self._storage.put(resource, item)
             return self._storage.remove(resource, meta.get("namespace", ""), name)
+        self._check_size(item)
         stored = self._storage.put(resource, item)
         if manager:
             self._ownership.wrote(stored, manager, stored, there)
         return stored
+
+    @staticmethod
+    def _check_size(item: Object) -> None:
+        text = msgspec.json.encode(item)
+        # API servers escape three characters as \u00XX.
+        if len(text) > ETCD_BYTES // 6 and len(text) + 5 * len(_ESCAPED.findall(text)) > ETCD_BYTES:
+            raise too_large()
 
     @staticmethod
     def _check_type(resource: Resource, namespace: str, body: Any) -> None:

@@ -8,6 +8,7 @@ takes nothing over.
 
 import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -24,18 +25,20 @@ from otto_executor.errors import (
     RunTooLargeError,
     RunUnreadableError,
     SaveConflictError,
+    TooLargeToStoreError,
     WorkspaceGoneError,
 )
 from otto_executor.orders import Owner
 from otto_executor.progress import Progress
 from otto_executor.stage import StageStatus
 from otto_executor.stores.kubernetes_objects import RunObjects
-from otto_executor.stores.kubernetes_outside import KubernetesOutside
+from otto_executor.stores.kubernetes_outside import TOO_LARGE, KubernetesOutside
 from otto_executor.stores.kubernetes_picture import Known, Picture, ours
 from otto_executor.stores.kubernetes_watch import PictureWatch
 from otto_executor.stores.object_name import hashed_name, object_name
-from otto_executor.stores.packed_journal import Block, added, bounded, unpack
-from otto_executor.stores.packed_state import pack_record, pack_state, unpack_record, unpack_state
+from otto_executor.stores.object_size import SMALLEST, Fitted, check_beginning, fitted, status_room
+from otto_executor.stores.packed_journal import Block, added, unpack
+from otto_executor.stores.packed_state import pack_record, unpack_record, unpack_state
 from otto_executor.stores.packing import DamagedError
 from otto_executor.stores.pipelinerun import (
     API_VERSION,
@@ -45,22 +48,20 @@ from otto_executor.stores.pipelinerun import (
     Fate,
     WholeRun,
     extract,
-    readable_status,
-    summary_text,
+    stored_bytes,
 )
 from otto_executor.stores.protocol import Key, StoredRun, Summary, Workspace, summary
 from otto_kubekit.client import Client
 
+log = logging.getLogger(__name__)
 FORGET_AT_ONCE = 50
 """Runs deleted by one call of `forget`: a call each."""
 PAUSE, SLOWER_BY = 0.25, 16_384
 """Seconds between saves of a run that are no edges, and the bytes of its object that make it once as long again: etcd writes and keeps all
 of it each time, so a run of 200 KB is saved every 3 s and costs etcd 20 MB in the five minutes until it compacts.
 """
-RECORD_BYTES = 720_896
-"""Characters of a record. With spec, status and journal it has to stay below etcd's 1.5 MiB."""
-JOURNAL_BYTES = 393_216
-"""Characters of all messages but the first: some 40,000 of them, or 200 that have 2,000 characters of their own to say."""
+ANNOTATION_BYTES = 262_144
+"""The most that Kubernetes takes of an object's annotations."""
 READ = 4
 """Objects kept that were read last: whoever reads the messages of an ended run comes for them in parts."""
 READ_SOON = 2.0
@@ -78,6 +79,8 @@ class _Held:
     first: tuple[Progress, ...]
     """The messages in its record."""
     blocks: tuple[Block, ...]
+    room: int
+    """Bytes that its object has for the status."""
     size: int = 0
 
 
@@ -116,18 +119,18 @@ class KubernetesStore:
                 await self._mark(takes_workspace_of, {"taken"}, Fate())
             raise
 
-    def _body(self, run: StoredRun, progress: Sequence[Progress]) -> dict[str, Any]:
+    def _body(self, run: StoredRun, progress: Sequence[Progress], applied: Mapping[str, Any] | None = None) -> dict[str, Any]:
         record = pack_record(run.definition, run.request, run.state, progress)
-        if len(record) > RECORD_BYTES:
-            raise RunTooLargeError(
-                f"the pipeline takes {len(record)} bytes when packed; a cluster's memory of runs takes {RECORD_BYTES}. "
-                "Move long scripts and values into files of the repository"
-            )
+        asked = {**self._spec_of(run.request), "pipelineId": run.definition.pipeline_id}
+        spec = extract(asked)
+        # What kubectl has applied it keeps once more, among the annotations.
+        rest = stored_bytes(spec) if applied is None else stored_bytes(applied) + min(stored_bytes(applied), ANNOTATION_BYTES)
+        check_beginning(run, record, rest, asked)
         return {
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"labels": {INSTANCE_LABEL: self._instance}, "finalizers": [FINALIZER]},
-            "spec": extract({**self._spec_of(run.request), "pipelineId": run.definition.pipeline_id}),
+            "spec": spec,
             "record": record,
         }
 
@@ -143,8 +146,14 @@ class KubernetesStore:
         raise PipelineExistsError(pipeline_id, "of somebody else", ended=False)
 
     async def _made(self, name: str, body: dict[str, Any]) -> WholeRun | None:
-        """The object, made now or by an earlier try; None if there is another one of that name. Raises PipelineExistsError."""
-        found, made = await self._objects.create(name, body)
+        """The object, made now or by an earlier try; None if there is another one of that name.
+
+        Raises PipelineExistsError and RunTooLargeError.
+        """
+        try:
+            found, made = await self._objects.create(name, body)
+        except TooLargeToStoreError as error:
+            raise RunTooLargeError(TOO_LARGE) from error
         if made or found.record == body["record"]:
             return found
         pipeline_id = body["spec"]["pipelineId"]
@@ -155,7 +164,8 @@ class KubernetesStore:
     def _begun(self, found: WholeRun, run: StoredRun, progress: Sequence[Progress]) -> None:
         meta, pipeline_id = found.metadata, run.definition.pipeline_id
         self._picture.put(Known.of(meta, pipeline_id, found.status.memory, summary(run.definition, run.state)))
-        self._held[pipeline_id] = _Held(meta.name, meta.uid, meta.resource_version, run.version, tuple(progress), ())
+        room = status_room(found.record, found.spec)
+        self._held[pipeline_id] = _Held(meta.name, meta.uid, meta.resource_version, run.version, tuple(progress), (), room)
         run.owner = _owner(found)
 
     async def save(self, run: StoredRun, progress: Sequence[Progress], *, edge: bool) -> None:  # noqa: ARG002  each survives whatever etcd does
@@ -169,25 +179,30 @@ class KubernetesStore:
             raise RunGoneError(pipeline_id)
         if held.version != run.version:
             raise SaveConflictError(f"pipeline {pipeline_id!r} was saved by somebody else since version {run.version}")
-        blocks = bounded(added(held.blocks, progress), JOURNAL_BYTES)
-        state = pack_state(run.state)
-        content = hashlib.sha256(msgspec.json.encode([state, blocks])).hexdigest()[:12]
-        writer = f"{self._writer}-{content}"
-        memory = {
-            "version": run.version + 1,
-            "writer": writer,
-            "state": state,
-            "journal": blocks,
-            "summary": summary_text(summary(run.definition, run.state)),
-        }
-        body = {"status": {**readable_status(run.definition, run.state), "memory": memory}}
-        found = await self._objects.change(held, body, "status", lambda there: self._ahead(there, held, writer))
-        held.resource_version, held.version, held.blocks = found.metadata.resource_version, run.version + 1, blocks
-        held.size = sum(len(block.data) for block in blocks) + len(state)
+        journal = added(held.blocks, progress)
+        while True:
+            fit = fitted(run.definition, run.state, journal, held.room)
+            try:
+                found = await self._save(held, fit)
+                break
+            except TooLargeToStoreError as error:
+                if held.room <= SMALLEST:
+                    raise
+                held.room = held.room * 2 // 3
+                log.warning("executor.run.shortened", extra={"pipeline": pipeline_id, "size": held.room, "reason": error.reason})
+        held.resource_version, held.version, held.blocks = found.metadata.resource_version, run.version + 1, fit.journal
+        held.size = sum(len(block.data) for block in fit.journal) + len(fit.state)
         run.version += 1
         self._picture.put(Known.of(found.metadata, pipeline_id, found.status.memory))
         if run.state.ended:
             del self._held[pipeline_id]
+
+    async def _save(self, held: _Held, fit: Fitted) -> WholeRun:
+        content = hashlib.sha256(msgspec.json.encode([fit.state, fit.journal])).hexdigest()[:12]
+        writer = f"{self._writer}-{content}"
+        memory = {"version": held.version + 1, "writer": writer, "state": fit.state, "journal": fit.journal, "summary": fit.summary}
+        change = {"status": {**fit.readable, "memory": memory}}
+        return await self._objects.change(held, change, "status", lambda there: self._ahead(there, held, writer))
 
     def _ahead(self, there: WholeRun, held: _Held, writer: str) -> bool:
         """Whether this save from `held` has been done already. Raises SaveConflictError if somebody else's has.
@@ -221,7 +236,8 @@ class KubernetesStore:
         version = memory.version or 1
         if not state.ended:
             meta = found.metadata
-            self._held[pipeline_id] = _Held(meta.name, meta.uid, meta.resource_version, version, tuple(first), memory.journal)
+            room = status_room(found.record, found.spec)
+            self._held[pipeline_id] = _Held(meta.name, meta.uid, meta.resource_version, version, tuple(first), memory.journal, room)
         return StoredRun(definition, request, state, version, _owner(found))
 
     async def summary(self, pipeline_id: str) -> Summary | None:

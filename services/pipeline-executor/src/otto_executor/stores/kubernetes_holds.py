@@ -12,10 +12,10 @@ from typing import Any
 from otto_executor.errors import RunGoneError, StoreUnavailableError
 from otto_executor.stores.kubernetes_objects import RunObjects
 from otto_executor.stores.kubernetes_picture import Known, Picture
+from otto_executor.stores.object_size import fitted, status_room
 from otto_executor.stores.packed_state import unpack_record
 from otto_executor.stores.packing import DamagedError
-from otto_executor.stores.pipelinerun import FINALIZER, WholeRun, readable_status, summary_text
-from otto_executor.stores.protocol import summary
+from otto_executor.stores.pipelinerun import FINALIZER, WholeRun
 from otto_runtime.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class Holds:
         if found is None or found.metadata.uid != known.uid:
             raise RunGoneError(known.pipeline_id)
         definition, _, state, _ = unpack_record(found.record)
-        memory = {"version": 1, "summary": summary_text(summary(definition, state))}
-        change = {"status": {**readable_status(definition, state), "memory": memory}}
+        fit = fitted(definition, state, (), status_room(found.record, found.spec))
+        change = {"status": {**fit.readable, "memory": {"version": 1, "summary": fit.summary}}}
         found = await self._objects.change(known, change, "status", lambda there: bool(there.status.memory.version))
         return Known.of(found.metadata, known.pipeline_id, found.status.memory, known.summary)
 

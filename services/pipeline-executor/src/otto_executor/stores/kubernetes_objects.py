@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from otto_executor.errors import RunGoneError, RunTooLargeError, StoreUnavailableError
+from otto_executor.errors import RunGoneError, StoreUnavailableError, TooLargeToStoreError
 from otto_executor.stores.pipelinerun import WATCHED, WHOLE, SeenRun, WholeRun
 from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
@@ -30,7 +30,8 @@ RECONCILE = 1800.0
 """Seconds between full lists that make sure that no event was lost; each reads all runs."""
 TRIES = 5
 REMEDY = "See that the API server answers"
-_TOO_LARGE = ("too large", "limit is", "Too long")
+_TOO_LARGE = ("too large", "larger than max", "limit is", "Too long")
+"""What etcd, its client, and API servers say of a request over their limits, with codes that differ."""
 
 
 class Place(Protocol):
@@ -50,7 +51,9 @@ class Place(Protocol):
 
 
 class RunObjects:
-    """The objects. Every method raises StoreUnavailableError when the API server can't be asked now."""
+    """The objects. Every method raises StoreUnavailableError when the API server can't be asked now, those that write
+    TooLargeToStoreError for what it will never take.
+    """
 
     def __init__(self, client: Client) -> None:
         """In the client's namespace."""
@@ -66,22 +69,13 @@ class RunObjects:
             raise unavailable(error) from error
 
     async def create(self, name: str, body: Mapping[str, Any]) -> tuple[WholeRun, bool]:
-        """The object of that name and whether it was made by this call; where that is not answered, the one that is there then.
-
-        Raises RunTooLargeError.
-        """
+        """The object of that name and whether it was made by this call; where that is not answered, the one that is there then."""
         try:
             return await self._client.create(WHOLE, body, timeout=PATIENCE), True
         except AlreadyExistsError as error:
             cause: KubeError = error
-        except ApiError as error:
-            if any(word in error.message for word in _TOO_LARGE):
-                raise RunTooLargeError("the pipeline is too large for the cluster's memory of runs") from error
-            if not error.maybe_done:
-                raise unavailable(error) from error
-            cause = error
         except KubeError as error:
-            if not error.maybe_done:
+            if not error.maybe_done or _too_large(error):
                 raise unavailable(error) from error
             cause = error
         found = await self.get(name)
@@ -131,8 +125,14 @@ class RunObjects:
                 await asyncio.sleep(0)  # a list of thousands shall hold nobody up
 
 
+def _too_large(error: KubeError) -> bool:
+    return isinstance(error, ApiError) and any(words in error.message for words in _TOO_LARGE)
+
+
 def unavailable(error: KubeError) -> StoreUnavailableError:
     """What a failed call means, in words for clients."""
+    if _too_large(error):
+        return TooLargeToStoreError(str(error))
     if isinstance(error, ForbiddenError | UnauthorizedError):
         words, remedy = "the cluster does not let the executor use its PipelineRuns", "Give it the rights of the chart's Role"
     elif isinstance(error, NotFoundError):

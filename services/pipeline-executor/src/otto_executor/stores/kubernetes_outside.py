@@ -1,11 +1,18 @@
 """What others do with PipelineRuns: those that kubectl applied, those that it deleted, and those that we may have begun or not."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-from otto_executor.errors import PipelineExistsError, RunGoneError, RunTooLargeError, SaveConflictError, StoreUnavailableError
+from otto_executor.errors import (
+    PipelineExistsError,
+    RunGoneError,
+    RunTooLargeError,
+    SaveConflictError,
+    StoreUnavailableError,
+    TooLargeToStoreError,
+)
 from otto_executor.progress import Progress, shortened
 from otto_executor.stores.kubernetes_holds import Holds, others
 from otto_executor.stores.kubernetes_objects import RunObjects
@@ -13,8 +20,9 @@ from otto_executor.stores.kubernetes_picture import Known, Picture, ours
 from otto_executor.stores.pipelinerun import FINALIZER, REFUSED, WholeRun
 from otto_executor.stores.protocol import Arrival, Departure, Left, News, Remains, StoredRun
 
-MOST_WORDS = 32_000
-"""Characters of what is wrong with a spec."""
+MOST_WORDS, FEWEST_WORDS = 32_000, 200
+"""Characters of what is wrong with a spec, and of an object that is full."""
+TOO_LARGE = "the cluster does not take an object as large as this pipeline's. Move long scripts and values into files of the repository"
 AGAIN = 2.0
 """Seconds after which an object is looked at again that could not be read."""
 
@@ -27,10 +35,10 @@ class KubernetesOutside:
         objects: RunObjects,
         picture: Picture,
         instance: str,
-        body: Callable[[StoredRun, Sequence[Progress]], dict[str, Any]],
+        body: Callable[[StoredRun, Sequence[Progress], Mapping[str, Any]], dict[str, Any]],
         begun: Callable[[WholeRun, StoredRun, Sequence[Progress]], None],
     ) -> None:
-        """`body` is a begun run's object, `begun` takes note of one."""
+        """`body` is a begun run's object, given the spec that is there; `begun` takes note of one."""
         self._objects = objects
         self._picture = picture
         self._instance = instance
@@ -141,7 +149,7 @@ class KubernetesOutside:
         other = self._picture.of(run.definition.pipeline_id)
         if other is not None and other.summary is not None:
             raise PipelineExistsError(run.definition.pipeline_id, other.summary.status.lower(), ended=other.ended)
-        body = self._body(run, progress)
+        body = self._body(run, progress, arrival.request)
 
         def begun(there: WholeRun) -> bool:
             if there.record and there.record != body["record"]:
@@ -154,7 +162,10 @@ class KubernetesOutside:
         metadata = {**body["metadata"], "finalizers": [*others(known.finalizers), FINALIZER]}
         change = {"metadata": metadata, "record": body["record"]}
         async with self.beginning(arrival.name, body["record"], wanted=True):
-            found = await self._objects.change(known, change, "", begun)
+            try:
+                found = await self._objects.change(known, change, "", begun)
+            except TooLargeToStoreError as error:
+                raise RunTooLargeError(TOO_LARGE) from error
         self._begun(found, run, progress)
 
     async def answer(self, arrival: Arrival, state: str, words: str) -> None:
@@ -162,12 +173,17 @@ class KubernetesOutside:
         known = self._picture.named(arrival.name)
         if known is None or known.uid != arrival.uid or known.begun:
             return
-        change = {"status": {"state": state, "message": shortened(words, MOST_WORDS)}}
         try:
-            found = await self._objects.change(known, change, "status", lambda there: bool(there.record))
+            found = await self._told_why(known, state, shortened(words, MOST_WORDS))
+        except TooLargeToStoreError:
+            found = await self._told_why(known, state, shortened(words, FEWEST_WORDS))
         except RunGoneError:
             return
         self._picture.put(Known.of(found.metadata, known.pipeline_id, found.status.memory, state=found.status.state))
+
+    async def _told_why(self, known: Known, state: str, words: str) -> WholeRun:
+        change = {"status": {"state": state, "message": words}}
+        return await self._objects.change(known, change, "status", lambda there: bool(there.record))
 
     async def let_go(self, pipeline_id: str) -> None:
         """See Outside."""

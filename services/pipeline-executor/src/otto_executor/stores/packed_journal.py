@@ -186,7 +186,7 @@ def added(blocks: Sequence[Block], messages: Sequence[Progress]) -> tuple[Block,
 
 def bounded(blocks: tuple[Block, ...], most: int) -> tuple[Block, ...]:
     """The blocks in at most so many characters: of the oldest ones words are cut, then they are left out, which only happens after tens of
-    thousands of messages.
+    thousands of messages. The newest stays, its words cut only where it is the last.
     """
     kept = list(blocks)
     for cut in _CUTS:
@@ -196,6 +196,10 @@ def bounded(blocks: tuple[Block, ...], most: int) -> tuple[Block, ...]:
             kept[number] = pack([_short(message, cut) for message in unpack(block)])
     while len(kept) > 1 and _room(kept) > most:
         del kept[0]
+    for cut in _CUTS:
+        if _room(kept) <= most:
+            break
+        kept = [pack([_short(message, cut) for message in unpack(block)]) for block in kept]
     return tuple(kept)
 
 

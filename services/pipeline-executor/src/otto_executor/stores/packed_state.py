@@ -5,7 +5,7 @@ for what differs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from otto_executor.stores.packing import DamagedError, long_names, packed, short
 
 MOST_BYTES = 393_216
 """Characters of a packed state; what does not fit has its words cut. Half a megabyte of words helps nobody."""
-_CUTS = (500, 100, 20)
+_CUTS = (500, 100, 20, 0)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _TIMES = ("confirmed_at", "started_at", "attempt_started_at", "ended_at", "wake_at")
@@ -53,13 +53,13 @@ def unpack_record(text: str) -> tuple[Definition, bytes, RunState, list[Progress
     return record.definition, record.request, unpack_state(record.state), unpack(record.messages) if record.messages is not None else []
 
 
-def pack_state(state: RunState) -> str:
-    """The state as text; its words are cut where it would become too large."""
+def pack_state(state: RunState, most: int = MOST_BYTES) -> str:
+    """The state as text; its words are cut, at last left out, where it would become larger than so many characters."""
     text = packed(_encode(_short(state, None)))
-    for most in _CUTS:
-        if len(text) <= MOST_BYTES:
+    for cut in _CUTS:
+        if len(text) <= most:
             break
-        text = packed(_encode(_short(state, most)))
+        text = packed(_encode(_short(state, cut)))
     return text
 
 
@@ -99,6 +99,9 @@ def _short_stage(stage: StageState, created: float, most: int | None) -> dict[st
         short[field] = _since(value, created) if field in _TIMES else value
     if "message" in short:
         short["message"] = _cut(stage.message, most)
+    if stage.approval is not None and most is not None:  # who decided is kept as long as it can be
+        by = shortened(stage.approval.decided_by, max(most, 20))
+        short["approval"] = replace(stage.approval, decided_by=by, comment=_cut(stage.approval.comment, most))
     if stage.failure is not None:
         short["failure"] = [stage.failure.cause, _cut(stage.failure.words, most), stage.failure.exit_code]
     if stage.names:
@@ -162,7 +165,9 @@ def _long_workers(short: dict[str, Any], created: float) -> dict[int, dict[str, 
 
 
 def _cut(text: str, most: int | None) -> str:
-    return text if most is None else shortened(text, most)
+    if most is None:
+        return text
+    return shortened(text, most) if most else ""
 
 
 def _since(at: float, created: float) -> int:

@@ -26,7 +26,7 @@ FINALIZER = "ottoscaler.io/pipeline-executor"
 """Keeps a run that goes on until its workers are stopped and its workspace is deleted. One that has ended needs nobody: it goes without."""
 PENDING, REFUSED = "Pending", "Refused"
 READABLE_BYTES = 131_072
-"""What of an object people read takes at most about so much twice: spec and status. The rest of 1.5 MiB is for what counts."""
+"""What of an object people read takes at most so much twice: spec and status. The rest is for what counts."""
 _CUTS = (200, 60, 20)
 _LISTED = 5
 """Items that are shown of each list but the stages in a run that is too large to be shown."""
@@ -127,12 +127,22 @@ def read_summary(text: str) -> Summary | None:
         return None
 
 
-def readable_status(definition: Definition, state: RunState) -> dict[str, Any]:
-    """How the run stands, for people. None removes a field."""
-    for most in _CUTS:
-        stages = list(_stages(definition, state, most))
-        if sum(len(msgspec.json.encode(stage)) for stage in stages) <= READABLE_BYTES:
-            break
+def stored_bytes(value: Any) -> int:
+    """What a value takes in etcd: API servers write these three as six characters each."""
+    text = msgspec.json.encode(value)
+    return len(text) + 5 * sum(text.count(escaped) for escaped in (b"<", b">", b"&"))
+
+
+def readable_status(definition: Definition, state: RunState, most: int = READABLE_BYTES) -> dict[str, Any]:
+    """How the run stands, for people, in at most so many bytes: of a large one without its stages. None removes a field."""
+    for cut in _CUTS:
+        status = _readable(definition, state, cut)
+        if stored_bytes(status) <= most:
+            return status
+    return {**status, "awaitingApproval": None, "stages": None}
+
+
+def _readable(definition: Definition, state: RunState, most: int) -> dict[str, Any]:
     waiting = state.awaiting_approval()
     return {
         "state": state.status.capitalize(),
@@ -142,7 +152,7 @@ def readable_status(definition: Definition, state: RunState) -> dict[str, Any]:
         "awaitingApproval": [shortened(stage_id, most) for stage_id in waiting] or None,
         "startedAt": _when(state.created_at),
         "endedAt": _when(state.ended_at),
-        "stages": stages,
+        "stages": list(_stages(definition, state, most)),
     }
 
 
@@ -187,9 +197,11 @@ def extract(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for, or as much of it as there is room for: long texts are cut, and long lists but the stages."""
     shown: Any = dict(spec)
     for most in _CUTS:
-        if len(msgspec.json.encode(shown)) <= READABLE_BYTES:
-            break
+        if stored_bytes(shown) <= READABLE_BYTES:
+            return dict(shown)
         shown = {**_cut(spec, most), "pipelineId": spec.get("pipelineId", "")}
+    if stored_bytes(shown) > READABLE_BYTES:
+        del shown["stages"]
     return dict(shown)
 
 
