@@ -293,7 +293,7 @@ async def test_cancel_while_the_scaler_is_away_leaves_no_worker(fleet: Fleet) ->
         seen: list[Progress] = []
         async for progress, _ in conductor.follow("p"):
             seen.append(progress)
-            if "can't be reached" in progress.message:
+            if "waits for the scaler" in progress.message:
                 break
         assert (await conductor.cancel("p", "cancelled")).status is StageStatus.RUNNING
         fleet.unavailable = ""

@@ -81,7 +81,7 @@ def test_blocks_grow_and_are_put_together() -> None:
 
 
 def test_messages_find_room_in_any_case() -> None:
-    """Where there is too little, words of the oldest are cut first, then the oldest are left out, and at last words of the newest are cut."""
+    """Where there is too little, words of the oldest are cut, then the oldest are left out, and at last words of the newest are cut."""
     draw = random.Random(1)
     words = ["".join(chr(draw.randrange(97, 123)) for _ in range(2000)) for _ in range(3 * SMALL)]
     messages = [Progress(n, "a", StageStatus.FAILED, text, at=n, error=text) for n, text in enumerate(words, 1)]

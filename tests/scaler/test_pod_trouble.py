@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from otto_kubekit import kinds
+from otto_kubekit.bodies import merge
 from otto_kubekit.testing import FakeCluster, Script, local_process
 from otto_kubekit.testing.faults import Asked
 from otto_kubekit.testing.resources import PODS
@@ -111,6 +112,55 @@ async def test_a_failing_server_is_asked_again(tmp_path: Path, code: int) -> Non
     async with pods_rig(tmp_path) as pods:
         pods.cluster.faults.answer(code, times=3, when=creations)
         assert (await pods.run(spec())).state is State.SUCCEEDED
+
+
+WEBHOOK = (
+    'Internal error occurred: failed calling webhook "policy.example.com": Post "https://policy.svc:443/": dial tcp: connection refused'
+)
+
+
+@pytest.mark.parametrize("words", [WEBHOOK, ""], ids=["a webhook that is broken", "an earlier pod that never goes"])
+async def test_what_the_cluster_refuses_for_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """Callers are told to repeat for as long as a worker may be pending; then it is refused as INTERNAL, in the cluster's own words."""
+    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.1)
+    async with pods_rig(tmp_path, pending_timeout=1.0) as pods:
+        wanted = spec()
+        if words:
+            pods.cluster.faults.answer(500, message=words, times=None, when=creations)
+        else:
+            await pods.run(wanted)
+            await pods.client.patch(kinds.PODS, wanted.identity.name, merge({"metadata": {"finalizers": ["example.com/stays"]}}))
+            await pods.backend.remove(wanted.identity.name)
+            await until(lambda: pods.worker(wanted.identity.name) is None)
+        told: list[str] = []
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    created = await pods.create(wanted)
+                    break
+                except NotReadyError as error:
+                    told.append(str(error))
+        assert len(told) > 1
+        assert all((words or "is still being deleted") in why for why in told)
+        [(_, why, cause, _)] = created.refused
+        assert (words or "is still being deleted") in why
+        assert cause is Cause.INTERNAL
+        pods.cluster.faults.heal()
+        if words:
+            assert (await pods.run(wanted)).state is State.SUCCEEDED
+
+
+async def test_a_worker_that_may_not_be_started_for_too_long_ends(tmp_path: Path) -> None:
+    """It had waited for room and a broken webhook refuses every change of its pod: it ends, and says why, when it may be deleted."""
+    async with pods_rig(tmp_path, replace(DEFAULT_LIMITS, max_workers=1), pending_timeout=1.0) as pods:
+        [first] = await ended_by_hand(pods, 1)
+        held = spec("held")
+        await pods.create(held, queue=True)
+        pods.cluster.faults.answer(500, message=WEBHOOK, times=None, when=lambda asked: asked.method == "PATCH")
+        pods.cluster.end(first.identity.name)
+        worker = await pods.ends(held)
+        assert (worker.started, worker.state) == (0, State.FAILED)
+        assert WEBHOOK in worker.error
 
 
 async def test_an_answer_that_is_lost_creates_nothing_twice(tmp_path: Path) -> None:

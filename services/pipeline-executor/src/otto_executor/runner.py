@@ -71,7 +71,7 @@ class Means:
     steady: Callable[[], float] = time.monotonic
     journal_limit: int = 1000
     notice_after: float = 10.0
-    """Seconds that the scaler can't be reached before the run says so."""
+    """Seconds that the scaler can't be reached, or can't do what it is asked for, before the run says so."""
     slowest_retry: float = 5.0
     """The longest delay in seconds between attempts to reach the scaler or the store."""
 
@@ -334,7 +334,7 @@ class Runner:
                 log.warning("executor.workers.unavailable", extra=fields)
                 full = isinstance(error, NoRoomError)
                 if action.kind is Kind.START and (full or self._means.steady() - since >= self._means.notice_after):
-                    words = error.words if full else f"waits for the scaler, which can't be reached: {error.words}"
+                    words = error.words if full else f"waits for the scaler, which can't do it now: {error.words}"
                     self._outcomes.append((None, partial(_delayed, action, words)))
                     self._wake.set()
             try:

@@ -9,7 +9,7 @@ ScalerError
 │   └── ExecutorCallError      as the executor said, or UNAVAILABLE when it can't be reached
 └── BackendError               the backend can't do it now; the text is for clients
     ├── RefusedError           a worker can't be created, in words for the client
-    ├── AwayError              it does not answer now: the same call may work later
+    ├── AwayError              it does not do it now, or does not answer: the same call may work later
     └── BackendUnusableError   the backend can't work at all; the text says why and what to do
 """
 
@@ -75,7 +75,11 @@ class RefusedError(BackendError):
 
 
 class AwayError(BackendError):
-    """The backend does not answer now, or not in time; the same call may work later, and does nothing twice."""
+    """The backend does not do it now; the same call may work later, and does nothing twice. `answered`: it said so itself."""
+
+    def __init__(self, text: str, *, answered: bool = False) -> None:
+        super().__init__(text)
+        self.answered = answered
 
 
 class BackendUnusableError(BackendError):

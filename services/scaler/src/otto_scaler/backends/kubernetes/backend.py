@@ -17,10 +17,11 @@ from otto_runtime.tasks import Backoff
 from otto_scaler.backends.kubernetes import manifest, marks
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims, claim_refusal
 from otto_scaler.backends.kubernetes.entry import Entry
+from otto_scaler.backends.kubernetes.lasting import Lasting
 from otto_scaler.backends.kubernetes.manifest import Plan
 from otto_scaler.backends.kubernetes.pace import Pace
 from otto_scaler.backends.kubernetes.pods import WORKER_PODS, WorkerPod
-from otto_scaler.backends.kubernetes.refusals import edge, may_pass, refusal, said
+from otto_scaler.backends.kubernetes.refusals import away, edge, may_pass, refusal, said
 from otto_scaler.backends.kubernetes.tending import Tending
 from otto_scaler.backends.protocol import Observation, Seen, Synced
 from otto_scaler.errors import AwayError, BackendError, RefusedError
@@ -51,6 +52,7 @@ class KubernetesBackend:
         watching = Watching(labels=marks.selector(plan.instance, marks.WORKER), reconcile=reconcile, inactivity=inactivity)
         self._tending = Tending(client, watching, plan.pending_timeout)
         self._pace = Pace()
+        self._lasting = Lasting(plan.pending_timeout)
         self._named: dict[str, int] = {}
         """How many workers that are being created name a workspace."""
 
@@ -103,6 +105,10 @@ class KubernetesBackend:
                 except KubeError as error:
                     raise claim_refusal(error, workspace) from error
             self._tending.see(await self._created(spec, held=held), live=True)
+        except AwayError as error:
+            raise self._lasting.judged(spec.identity.name, error) from error
+        else:
+            self._lasting.over(spec.identity.name)
         finally:
             self._tending.created()
             self._named[workspace] -= 1
@@ -112,11 +118,12 @@ class KubernetesBackend:
     async def start(self, name: str) -> None:
         """See WorkerBackend. A cluster that is away is waited for: room that was given to a worker is nobody else's."""
         backoff = Backoff(initial=0.2, maximum=5.0)
+        lasting = Lasting(self._plan.pending_timeout)
         while True:
             try:
                 await self._let_run(name)
             except KubeError as error:
-                if not may_pass(error):
+                if not may_pass(error) or isinstance(lasting.judged(name, away(error)), RefusedError):
                     raise BackendError(f"it could not be started: {said(error)}") from error
                 log.warning("scaler.worker.start_delayed", extra={"worker": name, "why": said(error)})
             else:
@@ -169,11 +176,11 @@ class KubernetesBackend:
             except AlreadyExistsError:
                 if (there := await self._there(spec)) is not None:
                     return there
-                why = AwayError("an earlier pod of this name is still being deleted")
+                why = AwayError("an earlier pod of this name is still being deleted", answered=True)
             except KubeError as error:
                 if not may_pass(error):
                     raise refusal(error) from error
-                why = AwayError(said(error))
+                why = away(error)
                 log.debug("scaler.worker.create_again", extra={"worker": name, "why": said(error)})
             if time.monotonic() >= deadline:
                 raise why

@@ -17,7 +17,7 @@ from otto_kubekit.kinds import CLAIMS
 from otto_kubekit.objects import PersistentVolumeClaim
 from otto_scaler.backends.kubernetes import marks
 from otto_scaler.backends.kubernetes.manifest import owner_references
-from otto_scaler.backends.kubernetes.refusals import may_pass, refusal, said
+from otto_scaler.backends.kubernetes.refusals import away, may_pass, refusal, said
 from otto_scaler.errors import AwayError, BackendError, RefusedError
 from otto_scaler.worker import LABEL_PREFIX, WorkerSpec
 
@@ -129,7 +129,7 @@ class Claims:
                 except (ConflictError, NotFoundError):
                     continue  # it was just bound, or deleted
             if loop.time() >= deadline:
-                raise AwayError(f"the workspace {name} can't be had: an earlier one of this name is still being deleted")
+                raise AwayError(f"the workspace {name} can't be had: an earlier one of this name is still being deleted", answered=True)
             await asyncio.sleep(0.2)
 
     async def _own(self, there: PersistentVolumeClaim, spec: WorkerSpec) -> None:
@@ -173,6 +173,6 @@ class Claims:
 def claim_refusal(error: KubeError, name: str) -> BackendError:
     """Why the workspace of a worker, and so the worker, can't be had."""
     if may_pass(error):
-        return AwayError(f"the workspace {name} can't be had: {said(error)}")
+        return away(error, f"the workspace {name} can't be had: ")
     refused = refusal(error)
     return RefusedError(f"the workspace {name} can't be had: {refused}", refused.cause)

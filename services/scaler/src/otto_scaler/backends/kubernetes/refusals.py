@@ -15,7 +15,7 @@ from otto_kubekit.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from otto_scaler.errors import BackendError, RefusedError
+from otto_scaler.errors import AwayError, BackendError, RefusedError
 from otto_scaler.worker import Cause
 
 AGAIN = (ThrottledError, ServerError, UnreachableError, DeadlineError, FencedError)
@@ -34,6 +34,15 @@ def refusal(error: KubeError) -> RefusedError:
 def may_pass(error: KubeError) -> bool:
     """Whether the same call may work when it is made again."""
     return isinstance(error, AGAIN) or (isinstance(error, ConflictError) and error.quota)
+
+
+def away(error: KubeError, what: str = "") -> AwayError:
+    """That it can't be done now; `what` begins the words.
+
+    A server that is about to start, is told by etcd to wait, or asks for a pause itself answers nothing about the worker.
+    """
+    answered = isinstance(error, ApiError) and error.code not in {429, 503, 504} and "etcdserver" not in error.message
+    return AwayError(f"{what}{said(error)}", answered=answered)
 
 
 def said(error: KubeError) -> str:
