@@ -1,10 +1,11 @@
 """One thing that can't be read, written or deleted costs nothing else."""
 
+import asyncio
 import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import grpc
 import pytest
 
 from otto_relay import worker_log
+from otto_relay.collector import RUNNING, Collector, Observed
 from otto_relay.encoder import Encoder, Fresh
-from otto_relay.errors import SpoolWriteError
+from otto_relay.errors import SourceError, SpoolWriteError
 from otto_relay.files import Files
+from otto_relay.notices import Sighting
 from otto_relay.registry import Registry
 from otto_relay.retention import Retention
+from otto_relay.sources.protocol import Ending, Line, Split
 from otto_relay.spool import Cursor, Segment, Spool, open_spool
 from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
@@ -319,3 +323,44 @@ async def test_two_streams_that_bring_the_same_workers_lines_are_two(relay: Any)
     assert (await first.read()).status == LogResponse.ACK
     await first.done_writing()
     assert await first.code() is grpc.StatusCode.OK
+
+
+class Unreadable:
+    """A LogSource whose logs can't be read; says how often that was tried."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    async def available(self, worker_id: str, ended: Ending) -> bool:
+        self.tries += 1
+        raise SourceError("the node does not answer")
+
+    async def secrets(self, worker_id: str) -> Sequence[str]:
+        raise AssertionError(worker_id)
+
+    def lines(self, worker_id: str, position: bytes, ended: Ending, split: Split) -> AsyncIterator[list[Line]]:
+        raise AssertionError(worker_id)
+
+
+async def test_many_that_can_not_be_read_are_not_asked_for_all_the_time(tmp_path: Path, files: Files) -> None:
+    """However many they are, some twenty of them are tried again each second, not each of them as often as a single one would be."""
+    source = Unreadable()
+
+    def nothing(_: object) -> None:
+        pass
+
+    collector = Collector(made_registry(tmp_path, files), source, 65_536, 60.0, nothing, nothing, nothing, nothing)
+    async with asyncio.TaskGroup() as group:
+        collector.start(group)
+        for number in range(400):
+            seen = Observed(f"w-{number}", "task", "", "", 0, f"uid-{number}", RUNNING, started=True, sighting=Sighting("running"))
+            collector.observe(seen)
+        tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("collect ")]
+        while source.tries < 420:
+            await asyncio.sleep(0.01)
+        before, begun = source.tries, time.monotonic()
+        await asyncio.sleep(1.0)
+        rate = (source.tries - before) / (time.monotonic() - begun)
+        for task in tasks:
+            task.cancel()
+    assert rate < 60

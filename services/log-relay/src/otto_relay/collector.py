@@ -7,6 +7,7 @@ own.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -33,6 +34,8 @@ _FLAGS = [[level << LEVEL_SHIFT | bit for level in range(len(LEVELS))] for bit i
 """By whether a line came from stderr, and its level."""
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
+_TRIES_A_SECOND = 20.0
+"""Of all workers that can't be read, together: what keeps one from being read mostly keeps all, and is not made better by asking."""
 _ROTATED = "lines may be missing here: this log was rotated while it was not read"
 
 
@@ -140,6 +143,8 @@ class Collector:
         self.taken = Taken()
         self._followed: dict[str, _Followed] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._troubled = 0
+        """How many wait for another try."""
         self._later: dict[str, Observed] = {}
         """New workers that have the name of one that is still being collected."""
 
@@ -257,7 +262,11 @@ class Collector:
             else:
                 return
             delay = _FIRST_DELAY if followed.stored > stored else min(delay * 2, _LONGEST_DELAY)
-            await asyncio.sleep(delay)
+            self._troubled += 1
+            try:
+                await asyncio.sleep(max(delay, random.uniform(0.5, 1.5) * self._troubled / _TRIES_A_SECOND))
+            finally:
+                self._troubled -= 1
 
     def _took(self, batch: list[Line]) -> None:
         taken = self.taken
