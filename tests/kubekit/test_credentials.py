@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,25 @@ def test_kubernetes_is_imported_as_far_as_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_the_environment_names_the_proxy(fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go through the proxy of the URL's scheme, but not to hosts that need none."""
+    settings = written(tmp_path / "config", kubeconfig("http://cluster.invalid:6443", {}))
+    monkeypatch.setenv("http_proxy", fake.url)
+    async with connect(settings, "default") as client:
+        await client.list(CONFIG_MAPS)
+    assert fake.requests[-1].path == "/api/v1/namespaces/default/configmaps"
+    monkeypatch.setenv("no_proxy", "example.com,cluster.invalid")
+    async with connect(settings, "default") as client:
+        with pytest.raises(UnreachableError):
+            await client.list(CONFIG_MAPS)
+
+
+async def test_a_request_is_no_thread_s_work(fake: FakeCluster, tmp_path: Path) -> None:
+    """Whatever files and variables there are for each request, they are looked at before the first: a thread would cost more than it."""
+    settings = written(tmp_path / "config", kubeconfig(fake.url, {"token": "t"}))
+    async with connect(settings, "default") as client:
+        before = set(threading.enumerate())
+        await client.list(CONFIG_MAPS)
+        assert set(threading.enumerate()) == before

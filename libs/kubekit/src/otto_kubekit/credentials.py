@@ -6,6 +6,8 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -30,8 +32,8 @@ class _Connections(RESTClientObject):
         return aiohttp.TCPConnector(limit=0, ssl=self.ssl_context, keepalive_timeout=IDLE_CONNECTION, socket_factory=_watched_socket)
 
     def session(self) -> aiohttp.ClientSession:
-        """A new session; the caller closes it."""
-        return self._create_pool_manager()
+        """A new session; the caller closes it. It looks for no proxy and no .netrc: that would be a thread's work for every request."""
+        return aiohttp.ClientSession(connector=self._create_connector(), read_bufsize=2**21)
 
 
 def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -53,6 +55,7 @@ class Credentials:
         self.namespace = namespace
         self.host: str = configuration.host.rstrip("/")
         self._configuration = configuration
+        self._proxy: str | None = configuration.proxy or _proxy(self.host)
         self._loader = loader
         try:
             self._connections = _Connections(configuration)
@@ -68,8 +71,8 @@ class Credentials:
         options: dict[str, Any] = {}
         if self._configuration.tls_server_name:
             options["server_hostname"] = self._configuration.tls_server_name
-        if self._configuration.proxy:
-            options["proxy"] = self._configuration.proxy
+        if self._proxy:
+            options["proxy"] = self._proxy
             options["proxy_headers"] = self._configuration.proxy_headers
         return options
 
@@ -92,6 +95,12 @@ class Credentials:
                 context.load_cert_chain(self._configuration.cert_file, keyfile=self._configuration.key_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"the certificates of the cluster or the user can't be used: {error}") from error
+
+
+def _proxy(host: str) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, NO_PROXY) wants for this URL."""
+    parts = urlsplit(host)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 async def load(settings: KubeSettings, environ: Mapping[str, str] | None = None, service_account: Path = SERVICE_ACCOUNT) -> Credentials:
