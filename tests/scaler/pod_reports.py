@@ -43,6 +43,13 @@ def marked(report: Report, cause: str, words: str) -> Report:
     return report
 
 
+def rest_stopped(report: Report) -> Report:
+    """As it is left when other containers went on after the worker's own."""
+    report["metadata"]["annotations"][marks.REST_STOPPED] = "proxy"
+    report["spec"]["activeDeadlineSeconds"] = 1
+    return report
+
+
 def deleted(report: Report, at: str, grace: int = 10) -> Report:
     """As somebody's deletion leaves it; `at` includes the grace."""
     report["metadata"] |= {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}

@@ -7,7 +7,7 @@ import pytest
 
 from otto_kubekit.errors import Status, ThrottledError
 from otto_scaler.backends.kubernetes import marks
-from otto_scaler.backends.kubernetes.deadlines import LOST_SECONDS, PULL_SECONDS, SHORT_SECONDS, Action, Deadlines, Moment
+from otto_scaler.backends.kubernetes.deadlines import LOST_SECONDS, PULL_SECONDS, REST_SECONDS, SHORT_SECONDS, Action, Deadlines, Moment
 from otto_scaler.backends.kubernetes.pace import FIRST, LEAST, MOST, Pace
 from otto_scaler.worker import Cause
 
@@ -168,3 +168,17 @@ async def test_who_gives_up_waiting_takes_nobodys_turn() -> None:
     assert waiting_ones[2].exception() is None
     async with asyncio.timeout(5):
         await turns.call()
+
+
+def test_what_runs_beside_an_ended_worker_is_stopped() -> None:
+    """A few seconds after the worker's own container has ended, in time that began before this service too; nothing else is due then."""
+    clock = Clock()
+    rest = pod(phase="Running", containerStatuses=[terminated(0), running("proxy")])
+    assert clock.look(rest, 9.0) == (9.0 + REST_SECONDS, Action.STOP_REST, Cause.UNSPECIFIED)
+    assert clock.look(rest, 12.0) == (9.0 + REST_SECONDS, Action.STOP_REST, Cause.UNSPECIFIED)
+    assert Clock().look(rest, 100.0, live=False) == (9.0 + REST_SECONDS, Action.STOP_REST, Cause.UNSPECIFIED)
+    rest["metadata"]["annotations"][marks.REST_STOPPED] = "proxy"
+    assert clock.look(rest, 13.0) is None
+    beside = pod(phase="Running", containerStatuses=[running(), terminated(1, name="proxy")])
+    assert (due := Clock().look(beside, 9.0)) is not None
+    assert due[1] is Action.TIME_OUT

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from otto_kubekit import kinds
-from otto_kubekit.testing import Script
-from otto_kubekit.testing.resources import CLAIMS, PODS
+from otto_kubekit.testing import Script, local_process
+from otto_kubekit.testing.resources import CLAIMS, PODS, Resource
 from otto_scaler.backends.kubernetes import deadlines
 from otto_scaler.worker import Cause, Owner, SecretVariable, State
 
@@ -246,3 +246,41 @@ async def test_two_installations_in_a_namespace_do_not_see_each_other(tmp_path: 
         await other.run(spec("second"))
         assert pods.worker(wanted.identity.name) is not None
         assert {worker.identity.task_id for worker in (await pods.fleet.select("", "", None, 10)).workers} == {"task"}
+
+
+def injected(pods: PodsRig, field: str, name: str) -> None:
+    """A webhook puts a container into each pod, as meshes do."""
+
+    def webhook(resource: Resource, item: Any) -> None:
+        if resource is PODS:
+            item["spec"].setdefault(field, []).append({"name": name, "image": "registry.example.com/mesh:1"})
+
+    pods.cluster.verbs.admissions.append(webhook)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_a_container_that_a_webhook_put_beside_it_does_not_keep_a_worker(
+    pods: PodsRig, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The worker ends as its own container did, long before its timeout; its pod ends too, and is there with its logs until removed."""
+    monkeypatch.setattr(deadlines, "REST_SECONDS", 0.3)
+    pods.cluster.script = lambda _pod, container: Script() if container == "proxy" else local_process
+    injected(pods, "containers", "proxy")
+    wanted = script(f"exit {code}", timeout=60.0)
+    worker = await pods.run(wanted)
+    assert (worker.exit_code, worker.cause) == (code, Cause.EXIT_CODE if code else Cause.UNSPECIFIED)
+    assert not worker.stopping
+    status = pods.pod(wanted)["status"]
+    assert (status["phase"], status["reason"]) == ("Failed", "DeadlineExceeded")
+    assert all("terminated" in container["state"] for container in status["containerStatuses"])
+    await pods.backend.remove(wanted.identity.name)
+    await until(lambda: not pods.cluster.storage.all(PODS))
+
+
+async def test_an_init_container_that_a_webhook_put_there_and_fails_is_named(pods: PodsRig) -> None:
+    """The worker never ran: that is the cluster's failure, told as kubectl tells it."""
+    injected(pods, "initContainers", "mesh-init")
+    pods.cluster.script = lambda _pod, container: Script(runs=0.05, exit_code=1) if container == "mesh-init" else local_process
+    worker = await pods.run(script("true"))
+    assert (worker.cause, worker.started, worker.exit_code) == (Cause.INTERNAL, 0, None)
+    assert worker.error == "Init:Error: container mesh-init ended with exit code 1"

@@ -17,6 +17,7 @@ from .pod_reports import (
     marked,
     pod,
     read,
+    rest_stopped,
     running,
     terminated,
     waiting,
@@ -42,6 +43,32 @@ class Ended:
 ENDINGS = {
     "exit 0": Ended(pod(phase="Succeeded", containerStatuses=[terminated(0)]), Cause.UNSPECIFIED, "", 0, State.SUCCEEDED),
     "exit 3": Ended(pod(phase="Failed", containerStatuses=[terminated(3)]), Cause.EXIT_CODE, "exit code 3", 3),
+    "exit 0, and what ran beside it was stopped": Ended(
+        rest_stopped(pod(phase="Failed", reason="DeadlineExceeded", containerStatuses=[terminated(0), terminated(143, name="proxy")])),
+        Cause.UNSPECIFIED,
+        "",
+        0,
+        State.SUCCEEDED,
+    ),
+    "exit 3, what ran beside it was stopped, and then it was cancelled": Ended(
+        marked(
+            rest_stopped(pod(phase="Failed", reason="DeadlineExceeded", containerStatuses=[terminated(3), terminated(0, name="proxy")])),
+            "CANCELLED",
+            "enough",
+        ),
+        Cause.EXIT_CODE,
+        "exit code 3",
+        3,
+    ),
+    "an init container that somebody else put there failed": Ended(
+        pod(
+            phase="Failed",
+            containerStatuses=[waiting("PodInitializing")],
+            initContainerStatuses=[terminated(0, name="first"), terminated(1, message="iptables: no\n", name="mesh-init")],
+        ),
+        Cause.INTERNAL,
+        "Init:Error: container mesh-init ended with exit code 1: iptables: no",
+    ),
     "killed by a signal": Ended(pod(phase="Failed", containerStatuses=[terminated(139)]), Cause.EXIT_CODE, "exit code 139", 139),
     "out of memory": Ended(
         pod(phase="Failed", containerStatuses=[terminated(137, "OOMKilled")]), Cause.OOM_KILLED, "used more than its limit of memory", 137

@@ -97,6 +97,10 @@ SCALER: dict[str, Words] = {
     ),
     "scaler.worker.create_again": Words("Trying again to create {worker}: {why}", "{worker} 생성 재시도: {why}"),
     "scaler.worker.overdue": Words("The time of {worker} is over ({cause}): {why}", "{worker}의 시간 초과 ({cause}): {why}"),
+    "scaler.worker.left_running": Words(
+        "{worker} has ended, and these containers of its pod, put there by somebody else, have not: they are stopped ({containers})",
+        "{worker}은(는) 끝났지만 외부에서 추가된 컨테이너가 남아 있어 중지함 ({containers})",
+    ),
     "scaler.cluster.away": Words(
         "The cluster can't be watched, trying again; workers count as they were: {why}",
         "클러스터를 관찰할 수 없어 다시 시도함, 워커 상태는 마지막 확인 기준: {why}",

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from otto_kubekit.watching import Watching
 from otto_runtime.tasks import Backoff
 from otto_scaler.backends.kubernetes import manifest, marks
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims, claim_refusal
+from otto_scaler.backends.kubernetes.deadlines import Action, Due
 from otto_scaler.backends.kubernetes.entry import Entry
 from otto_scaler.backends.kubernetes.lasting import Lasting
 from otto_scaler.backends.kubernetes.manifest import Plan
@@ -66,7 +68,7 @@ class KubernetesBackend:
         """See WorkerBackend: keeps the picture true, and ends workers whose time is over."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tending.watch(), name="watch pods")
-            group.create_task(self._tending.keep_deadlines(self._end_overdue), name="keep deadlines of workers")
+            group.create_task(self._tending.keep_deadlines(self._overdue), name="keep deadlines of workers")
             if self._claims is not None:
                 group.create_task(self._sweep(self._claims), name="delete claims that nobody uses")
 
@@ -249,11 +251,17 @@ class KubernetesBackend:
                         return
             raise BackendError("it could not be stopped: its pod is changed all the time")
 
-    async def _end_overdue(self, entry: Entry, cause: Cause, words: str) -> None:
-        """Makes a worker end whose time is over. Where its pod says nothing of why it does not start (a volume that can't be mounted, an
-        address that can't be had), the last warning about it does. Raises BackendError.
+    async def _overdue(self, entry: Entry, due: Due) -> None:
+        """Makes a worker end whose time is over, or what still runs beside one that has ended. Raises BackendError.
+
+        Where its pod says nothing of why it does not start (a volume that can't be mounted, an address that can't be had), the last warning
+        about it does.
         """
-        if cause is Cause.INTERNAL:
+        if due.action is Action.STOP_REST:
+            await self._stop_rest(entry, due.words)
+            return
+        words = due.words
+        if due.cause is Cause.INTERNAL:
             try:
                 about = f"involvedObject.uid={entry.uid},type=Warning"
                 warnings = (await self._client.list(EVENTS, fields=about)).items
@@ -262,7 +270,16 @@ class KubernetesBackend:
                 warnings = []
             if last := max(warnings, key=_when, default=None):
                 words = f"{last.reason}: {last.message}"
-        await self._end(entry, cause, words)
+        await self._end(entry, due.cause, words)
+
+    async def _stop_rest(self, entry: Entry, containers: str) -> None:
+        """As a stop, but the worker has ended by itself, and the pod says so. Raises BackendError."""
+        change = {
+            "metadata": {"uid": entry.uid, "annotations": {marks.REST_STOPPED: containers}},
+            "spec": {"activeDeadlineSeconds": 1},
+        }
+        with edge("what still runs in its pod could not be stopped"), suppress(NotFoundError, ConflictError):
+            self._tending.see(await self._client.patch(WORKER_PODS, entry.name, merge(change)), live=True)
 
     async def _end_running(self, entry: Entry, cause: Cause, words: str) -> None:
         """SIGTERM, its grace, SIGKILL; then the pod stays, with its log. Why goes with it in one patch, so nothing can come between."""

@@ -1,4 +1,5 @@
-"""When something is to be done about a worker if nothing changes: it is pending or pulling for too long, runs for too long, or is lost.
+"""When something is to be done about a worker if nothing changes: it is pending or pulling for too long, runs for too long, has ended and
+its pod has not, or is lost.
 
 Pure bookkeeping. Lengths of time are measured on a clock that nobody sets, from when a thing was seen here; only for what began before
 this service, and was found, by the time of day that the cluster has written down.
@@ -17,6 +18,8 @@ from otto_scaler.worker import Cause
 SHORT_SECONDS = 10.0
 PULL_SECONDS = 60.0
 """Enough for the kubelet to try a pull three times."""
+REST_SECONDS = 5.0
+"""How long other containers may go on after the worker's own: kubelets look once a second, and what knows that it is to end does."""
 LOST_SECONDS = 30.0
 """After the time at which a deleted pod should have been gone."""
 
@@ -28,6 +31,8 @@ class Action(enum.Enum):
     """It does not come to run: make it end, with the cause that the cluster gives."""
     TIME_OUT = "TIME_OUT"
     """It has run for too long: make it end."""
+    STOP_REST = "STOP_REST"
+    """It has ended, and other containers keep its pod from ending: make them end."""
     LOSE = "LOSE"
     """It was to be deleted and its node does not say that it has ended: it counts as lost."""
 
@@ -66,6 +71,7 @@ class Deadlines:
         self._waiting: float | None = None
         self._troubled: tuple[Cause, float] | None = None
         self._running: float | None = None
+        self._ended: float | None = None
         self._deleted: float | None = None
         self.due: Due | None = None
 
@@ -84,10 +90,18 @@ class Deadlines:
         return Due(self._deleted + LOST_SECONDS, Action.LOSE, Cause.NODE_LOST, f"its node {pod.spec.node_name} does not answer")
 
     def _earliest(self, pod: WorkerPod, now: Moment) -> Due | None:
-        if pod.held or marks.stop(pod.metadata) is not None:
+        if pod.held or marks.stop(pod.metadata) is not None or marks.rest_stopped(pod.metadata):
             return None
+        if left := pod.left_running:
+            return self._rest(pod, left, now)
         limits = [limit for limit in (self._timeout(pod, now), self._start(pod, now)) if limit is not None]
         return min(limits, default=None)
+
+    def _rest(self, pod: WorkerPod, left: tuple[str, ...], now: Moment) -> Due:
+        if self._ended is None:
+            ended = pod.worker.state.terminated if pod.worker is not None else None
+            self._ended = now.since(ended.finished_at if ended is not None else None)
+        return Due(self._ended + REST_SECONDS, Action.STOP_REST, Cause.UNSPECIFIED, ", ".join(left))
 
     def _timeout(self, pod: WorkerPod, now: Moment) -> Due | None:
         started = min((moment for moment in (began(pod.checkout), began(pod.worker)) if moment is not None), default=None)

@@ -1,7 +1,8 @@
 """How a worker stands, out of what the cluster says about its pod.
 
 A worker is finished when its pod is: the kubelet gives the reason of an end (Evicted, DeadlineExceeded) only together with that, and only
-then is every container's log complete. Reasons and conditions named here are those of Kubernetes 1.26 and later.
+then is every container's log complete. What others put beside it and does not end is stopped then. Reasons and conditions named here are
+those of Kubernetes 1.26 and later.
 """
 
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ def ending(pod: WorkerPod) -> End:
     """How the worker ended whose pod has ended, or is gone."""
     ended = _terminated(pod)
     code = None if ended is None else ended.exit_code
+    if ended is not None and marks.rest_stopped(pod.metadata):
+        return _by_itself(pod, ended)
     stop = marks.stop(pod.metadata)
     if stop is not None and pod.status.phase != "Succeeded" and _by_stop(pod, ended):
         return End(State.FAILED, code, *stop)
@@ -109,7 +112,7 @@ def ending(pod: WorkerPod) -> End:
         return End(State.FAILED, None, *disruption(pod))
     if pod.status.phase == "Succeeded":
         return End(State.SUCCEEDED, 0)
-    words = f"{pod.status.reason}: {pod.status.message}".strip(": ")
+    words = f"{pod.status.reason}: {pod.status.message}".strip(": ") or _init_failure(pod)
     return End(State.FAILED, None, Cause.INTERNAL, words or "its pod has failed, and nothing says why")
 
 
@@ -166,6 +169,16 @@ def _terminated(pod: WorkerPod) -> Terminated | None:
         return pod.worker.state.terminated
     checkout = None if pod.checkout is None else pod.checkout.state.terminated
     return checkout if checkout is not None and checkout.exit_code != 0 else None
+
+
+def _init_failure(pod: WorkerPod) -> str:
+    """Which init container, of the template or put there by somebody else, has kept the worker from starting; as kubectl says it."""
+    for status in pod.status.init_container_statuses:
+        ended = status.state.terminated
+        if ended is not None and ended.exit_code:
+            words = f"Init:{ended.reason or 'Error'}: container {status.name} ended with exit code {ended.exit_code}"
+            return f"{words}: {ended.message.strip()}".strip(": ")
+    return ""
 
 
 def _ended_before_deletion(pod: WorkerPod, ended: Terminated | None) -> bool:

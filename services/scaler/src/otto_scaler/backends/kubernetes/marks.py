@@ -26,10 +26,12 @@ STARTED = f"{LABEL_PREFIX}admitted-at"
 STOP_CAUSE = f"{LABEL_PREFIX}stop-cause"
 STOP_REASON = f"{LABEL_PREFIX}stop-reason"
 """Why the worker was made to end, typed and in words; written in the same patch that ends it."""
+REST_STOPPED = f"{LABEL_PREFIX}rest-stopped"
+"""Which containers still ran when the worker's own had ended and they were stopped; written in the patch that stops them."""
 _TASK_ID, _PIPELINE_ID, _STAGE_ID = (f"{LABEL_PREFIX}{what}-id" for what in ("task", "pipeline", "stage"))
 _ATTEMPT, _INDEX, _COUNT, _WORKSPACE = (f"{LABEL_PREFIX}{what}" for what in ("attempt", "index", "count", "workspace"))
 _OWN = frozenset(
-    {_TASK_ID, _PIPELINE_ID, _STAGE_ID, _ATTEMPT, _INDEX, _COUNT, _WORKSPACE, TIMEOUT, STARTED, STOP_CAUSE, STOP_REASON},
+    {_TASK_ID, _PIPELINE_ID, _STAGE_ID, _ATTEMPT, _INDEX, _COUNT, _WORKSPACE, TIMEOUT, STARTED, STOP_CAUSE, STOP_REASON, REST_STOPPED},
 )
 RESERVED_LABELS = frozenset({MANAGED_BY, COMPONENT})
 """Beside all that begin with LABEL_PREFIX."""
@@ -89,6 +91,11 @@ def stop(metadata: ObjectMeta) -> tuple[Cause, str] | None:
         return None
     cause = Cause[words] if words in Cause.__members__ else Cause.CANCELLED
     return cause, metadata.annotations.get(STOP_REASON, "")
+
+
+def rest_stopped(metadata: ObjectMeta) -> bool:
+    """Whether only what still ran beside the ended worker was stopped."""
+    return REST_STOPPED in metadata.annotations
 
 
 def _text(given: Mapping[str, str], name: str) -> str:

@@ -36,6 +36,16 @@ class WorkerPod(KubeObject, frozen=True):
         return self.status.phase in {"Succeeded", "Failed"}
 
     @property
+    def left_running(self) -> tuple[str, ...]:
+        """Containers that go on though the worker's own has ended, and keep the pod from ending.
+
+        Ours are sidecars, which the kubelet stops itself: these are what others have put into the pod (a mesh's proxy, by a webhook).
+        """
+        if self.terminal or self.worker is None or self.worker.state.terminated is None:
+            return ()
+        return tuple(status.name for status in self.status.container_statuses if status.state.terminated is None)
+
+    @property
     def held(self) -> bool:
         """Whether our gate keeps it from being scheduled."""
         return any(gate.name == GATE for gate in self.spec.scheduling_gates)

@@ -192,8 +192,8 @@ class Tending:
 
     # What is done
 
-    async def keep_deadlines(self, end: Callable[[Entry, Cause, str], Awaitable[None]]) -> None:
-        """Does what is due, until cancelled; `end` makes a worker end."""
+    async def keep_deadlines(self, end: Callable[[Entry, Due], Awaitable[None]]) -> None:
+        """Does what is due, until cancelled; `end` makes a worker, or what is left of it, end."""
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -204,13 +204,16 @@ class Tending:
                         entry.acting = True
                         group.create_task(self._act(entry, due, end), name=f"{due.action.value} {entry.name}")
 
-    async def _act(self, entry: Entry, due: Due, end: Callable[[Entry, Cause, str], Awaitable[None]]) -> None:
-        log.warning("scaler.worker.overdue", extra={"worker": entry.name, "cause": due.cause.name, "why": due.words})
+    async def _act(self, entry: Entry, due: Due, end: Callable[[Entry, Due], Awaitable[None]]) -> None:
+        if due.action is Action.STOP_REST:
+            log.warning("scaler.worker.left_running", extra={"worker": entry.name, "containers": due.words})
+        else:
+            log.warning("scaler.worker.overdue", extra={"worker": entry.name, "cause": due.cause.name, "why": due.words})
         try:
             if due.action is Action.LOSE:
                 self.conclude(entry, due.cause, due.words)
             else:
-                await end(entry, due.cause, due.words)
+                await end(entry, due)
         except BackendError as error:
             log.warning("scaler.worker.stop_failed", extra={"worker": entry.name, "why": str(error)})
             await asyncio.sleep(AGAIN_SECONDS)
