@@ -82,5 +82,5 @@ async def test_every_line_of_a_pod_comes_once_however_often_reading_begins_anew(
     wanted = [f"out {n}".encode() for n in range(3000)] + [b"x" * 100_000, b"no end"]
     assert [line.text for line in own if not line.text.startswith(b"err")] == wanted
     assert [line.text for line in own if line.text.startswith(b"err")] == [f"err {n}".encode() for n in range(0, 3000, 7)]
-    assert not any(line.missing for line in lines)
+    assert not any(line.notice for line in lines)
     assert max(len(line.position) for line in lines) <= 255

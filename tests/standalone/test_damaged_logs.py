@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,58 @@ async def test_a_segment_that_was_cut_short_ends_with_a_gap(standalone: Standalo
     got = [e.entry.message for e in found if e.kind == BuildLogKind.BUILD_LOG_KIND_LINE]
     assert got == [str(number) for number in range(1, len(got) + 1)]
     assert len(got) + sum(e.dropped for e in found if e.kind == BuildLogKind.BUILD_LOG_KIND_GAP) == LINES
+
+
+def nothing(log: Path) -> None:
+    log.write_bytes(b"")
+
+
+def spoil_eighth(log: Path) -> None:
+    data = log.read_bytes()
+    log.write_bytes(data.replace(b"stdout F line 8\n", b"std\0ut F line 8\n"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost", "at"),
+    [(None, spoil_eighth, {"line 8"}, "line 7"), (nothing, None, set(), "line 5")],
+    ids=["a damaged record", "cut to nothing"],
+)
+async def test_a_workers_own_log_that_is_damaged_is_told_and_read_on(
+    standalone: Standalone, before: Callable[[Path], None] | None, after: Callable[[Path], None] | None, lost: set[str], at: str
+) -> None:
+    """Hit while no service runs and the worker goes on: readers and the service's log are told, every other line comes once."""
+    count = 'while [ $i -le $last ]; do echo "line $i"; i=$((i+1)); done'
+    wait = 'while [ ! -e "$OTTO_WORKSPACE/$1" ]; do sleep 0.02; done'
+    script = f'wait_for() {{ {wait}; }}; i=1; last=5; {count}; wait_for on; last=10; {count}; touch "$OTTO_WORKSPACE/done"; wait_for end'
+    stage = PipelineStage(stage_id="only", command=["sh", "-c"], args=[script])
+    async with standalone.channel() as channel, asyncio.timeout(30):
+        await PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id="p", stages=[stage])).read()
+        stream = LogStreamingServiceStub(channel).StreamBuildLogs(BuildIdentifier(pipeline_id="p"))
+        async for entry in stream:
+            if entry.entry.message == "line 5":
+                worker = entry.entry.worker_id
+                break
+    await standalone.kill()
+    log = standalone.state / "workers" / worker / "log"
+    (workspace,) = (path for path in (standalone.state / "workspaces").iterdir() if not path.name.startswith("."))
+    if before is not None:
+        before(log)
+    (workspace / "on").touch()
+    async with asyncio.timeout(30):
+        while not (workspace / "done").exists() or b"line 10" not in log.read_bytes():
+            await asyncio.sleep(0.02)
+    if after is not None:
+        after(log)
+    await standalone.start()
+    (workspace / "end").touch()
+    said = [e.entry for e in await entries(standalone, "p") if e.kind == BuildLogKind.BUILD_LOG_KIND_LINE]
+    messages = [line.message for line in said]
+    assert [text for text in messages if text.startswith("line")] == [f"line {n}" for n in range(1, 11) if f"line {n}" not in lost]
+    (notice,) = [line for line in said if line.metadata.get("otto.notice")]
+    assert notice.metadata["otto.notice"] == "log_incomplete"
+    assert messages[messages.index(notice.message) - 1] == at
+    told = [e for e in events(standalone) if e["event"] == "relay.worker.incomplete"]
+    assert [(e["worker"], f"[ottoscaler] {e['reason']}") for e in told] == [(worker, notice.message)]
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"\xff\xfe"], ids=["empty", "cut", "garbage"])

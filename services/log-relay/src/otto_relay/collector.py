@@ -36,7 +36,6 @@ _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 _TRIES_A_SECOND = 20.0
 """Of all workers that can't be read, together: what keeps one from being read mostly keeps all, and is not made better by asking."""
-_ROTATED = "lines may be missing here: this log was rotated while it was not read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Taken:
 
 def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fresh]:
     """Lines of a source as they are stored: masked, valid UTF-8, with their level. `position` is that before the first."""
-    times, stderr, texts, positions, containers, missing = zip(*lines, strict=True)
+    times, stderr, texts, positions, containers, notices = zip(*lines, strict=True)
     whole = b"\n".join(texts)
     # A long line comes alone, and is looked at once.
     if masker and (len(texts) == 1 or masker.suspects(whole)):
@@ -93,12 +92,12 @@ def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fres
     fields = map(_container_fields, containers) if any(containers) else repeat(b"")
     # What Fresh(...) does, without the call of its own in between.
     found: list[Fresh] = list(map(partial(tuple.__new__, Fresh), zip(times, flags, texts, positions, repeat(0), fields, strict=False)))
-    if not any(missing):
+    if not any(notices):
         return found
     told: list[Fresh] = []
     for line, entry, before in zip(lines, found, (position, *positions), strict=False):
-        if line.missing:
-            told.append(_notice(_ROTATED, before, line.time, line.container))
+        if line.notice:
+            told.append(_notice(line.notice, before, line.time, line.container))
         told.append(entry)
     return told
 
@@ -307,9 +306,10 @@ class Collector:
                 async for batch in batches:
                     if known.removed:
                         return ""
-                    if any(line.missing for line in batch):
-                        self.taken.incomplete += 1
-                        log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": _ROTATED})
+                    if notices := [line.notice for line in batch if line.notice]:
+                        self.taken.incomplete += len(notices)
+                        for notice in dict.fromkeys(notices):
+                            log.warning("relay.worker.incomplete", extra={"worker": known.worker_id, "reason": notice})
                     if len(batch) == 1 and len(batch[0].text) > PIECE:
                         masked = await asyncio.to_thread(fresh, batch, masker, known.position)
                         if known.removed:

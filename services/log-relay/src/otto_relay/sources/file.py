@@ -1,7 +1,8 @@
 """The process backend's log files: `<directory>/<worker>/log` in CRI format, `<directory>/<worker>/secrets` beside it.
 
 Files are followed by inotify; where that is not to be had they are looked at again after 5 ms, then twice as long each time nothing has
-come, up to the poll interval. A file that is deleted while it is open is still read to its end.
+come, up to the poll interval. A file that is deleted while it is open is still read to its end; one that is cut short is read anew, and
+gives what is new in it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from otto_relay.errors import SourceError, SourceLostError
-from otto_relay.sources.cri import Joiner
+from otto_relay.sources.cri import REACH, Joiner
 from otto_relay.sources.inotify import Inotify
 from otto_relay.sources.protocol import Ending, Line, Split
 
@@ -101,8 +102,9 @@ class FileSource:
         unsubscribe = ended.subscribe(changed.set)
         delay = _FIRST_DELAY
         try:
-            if os.fstat(descriptor).st_size < joiner.stored_to:
-                raise SourceLostError(f"{path} is shorter than what was read of it")
+            at = joiner.resume
+            if not joiner.fits(os.pread(descriptor, min(at, REACH), max(0, at - REACH)), os.pread(descriptor, REACH, at)):
+                joiner.cut()
             while True:
                 # Asked in this order: what was written before the end is read before the end counts.
                 over = ended.is_set()
@@ -117,6 +119,10 @@ class FileSource:
                         continue
                     if not over:
                         continue
+                elif os.fstat(descriptor).st_size < max(joiner.resume, joiner.offset):
+                    if found := joiner.cut():
+                        yield found
+                    continue
                 elif over:
                     break
                 if not over:
@@ -124,6 +130,8 @@ class FileSource:
                     delay = min(delay * 2, self._poll_interval)
             if found := joiner.close():
                 yield found
+            if joiner.lost:
+                raise SourceLostError(f"{path} was cut short")
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from error
         finally:

@@ -33,6 +33,7 @@ _BATCHES = 4
 _SECRET_SECONDS = 30.0
 """How long a secret that was read serves other workers too."""
 _MOST_REMEMBERED = 1000
+_ROTATED = "lines may be missing here: this log was rotated while it was not read"
 _KNOWS_STREAMS = (1, 32)
 """The first version of Kubernetes that knows `stream`; an older one ignores the question and would send every line twice."""
 
@@ -183,7 +184,7 @@ class _Reading:
                 number = lane(batch.container, stderr=batch.stderr)
                 moved = self._position.moved
                 yield [
-                    Line(time_ns, batch.stderr, text, moved(number, place), label, missing)
+                    Line(time_ns, batch.stderr, text, moved(number, place), label, _ROTATED if missing else "")
                     for time_ns, text, place, missing in batch.entries
                 ]
         finally:

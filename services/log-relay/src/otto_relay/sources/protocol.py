@@ -22,8 +22,8 @@ class Line(NamedTuple):
     """Where to go on after it: at most 255 bytes, understood by the source only."""
     container: str = ""
     """Whose output it is, if not the worker's own: an init container's, or one that runs beside it."""
-    missing: bool = False
-    """Right before it lines of this container may be missing, which can't be had any more."""
+    notice: str = ""
+    """What has to be said right before it: in which way lines of this container may be missing here."""
 
 
 class Ending:
