@@ -17,6 +17,7 @@ import pytest
 
 from otto_kubekit.kinds import PODS, SECRETS
 from otto_kubekit.testing import FakeCluster, Script
+from otto_relay.sources import kubernetes_lane
 from otto_relay.sources.kubernetes import KubernetesSource
 from otto_relay.testing import peers
 from ottoscaler.v1.log_pb2 import LogEntry, WorkerIdentifier
@@ -195,6 +196,39 @@ async def test_a_pod_that_is_deleted_leaves_what_was_read_and_a_notice(cluster: 
         got = await complete(cluster.stand, "w-1")
     assert messages(got) == ["one"]
     assert len(notices(got)) == 1
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["in the place of the log", "400"])
+async def test_a_log_that_its_node_has_deleted_is_told_to_be_missing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+) -> None:
+    """A worker whose log was never read before is incomplete, and says so; the kubelet's words are nobody's output. It is released."""
+    monkeypatch.setattr(kubernetes_lane, "GONE_SECONDS", 0.3)
+    await cluster.start("w-1")
+    cluster.fake.log("w-1").write("never read")
+    cluster.fake.log("w-1").gone = 'failed to try resolving symlinks in path "/var/log/pods/x/0.log": no such file or directory'
+    cluster.fake.log("w-1").refused = refused
+    async with cluster.stand.relay():
+        await cluster.end("w-1")
+        got = await complete(cluster.stand, "w-1")
+        await until(lambda: cluster.stand.scaler.released == ["w-1"], 30)
+    assert messages(got) == []
+    assert len(notices(got)) == 1
+
+
+async def test_a_node_that_can_not_read_a_log_for_a_moment_loses_nothing(cluster: Cluster) -> None:
+    """It is asked again."""
+    await cluster.start("w-1")
+    cluster.fake.log("w-1").write("one")
+    cluster.fake.log("w-1").gone = "unable to retrieve container logs for containerd://1"
+    async with cluster.stand.relay():
+        await cluster.end("w-1")
+        asked = cluster.logs_asked()
+        await until(lambda: cluster.logs_asked() > asked + 2, 30)
+        cluster.fake.log("w-1").gone = ""
+        got = await complete(cluster.stand, "w-1")
+    assert messages(got) == ["one"]
+    assert not notices(got)
 
 
 async def test_a_pod_that_was_replaced_is_not_taken_for_the_old_one(cluster: Cluster) -> None:

@@ -165,12 +165,26 @@ def test_a_line_of_megabytes_is_split_as_it_comes_and_not_kept() -> None:
 
 
 def test_what_has_no_stamp_is_no_line_of_the_container() -> None:
-    """The end of a line that began before what was asked for, and what the kubelet says when it fails, also without a line end."""
+    """What the kubelet says when it fails, also without a line end; it is kept apart, as much of it as tells why."""
     reader = Answer(Place(), split, LONGEST)
-    found = reader.feed(b"end of an older line\n" + stamp(START) + b" one\n" + stamp(START + 1) + b" two\nfailed to watch the ")
+    found = reader.feed(stamp(START) + b" one\n" + stamp(START + 1) + b" two\nfailed to watch the ")
     found += reader.feed(b"directory: too many open files")
     assert [entry.text for entry in found + reader.close()] == [b"one", b"two"]
-    assert reader.unstamped > 0
+    assert reader.words == b"failed to watch the "
+    alone = Answer(Place(), split, LONGEST)
+    assert alone.feed(b"unable to retrieve container logs for containerd://1") == alone.close() == []
+    assert alone.words == b"unable to retrieve container logs for containerd://1"
+
+
+def test_the_end_of_an_older_line_is_nobodys_word() -> None:
+    """A line that began before the second that was asked for has lost its stamp; only the first may be one."""
+    place = Place()
+    place.take(START)
+    reader = Answer(place, split, LONGEST)
+    found = reader.feed(b"end of an older line\n" + stamp(START) + b" one\n" + stamp(START + 1) + b" two\n")
+    assert [entry.text for entry in found + reader.close()] == [b"two"]
+    assert not reader.words
+    assert not Answer(place, split, LONGEST).feed(b"end\n")
 
 
 @given(

@@ -232,6 +232,10 @@ RELAY: dict[str, Words] = {
         "Following the log of {worker}, {stored} lines are stored already", "{worker} 로그를 따라가는 중, 이미 {stored}줄 저장됨"
     ),
     "relay.worker.collected": Words("All {lines} lines of {worker} are stored", "{worker} 로그 {lines}줄 모두 저장됨"),
+    "relay.source.gone": Words(
+        "The node has no log any more of container {container} of {worker}: {reason}",
+        "노드에 {worker}의 컨테이너 {container} 로그가 더 이상 없음: {reason}",
+    ),
     "relay.worker.incomplete": Words("Lines of {worker} are missing: {reason}", "{worker} 로그 일부가 없음: {reason}"),
     "relay.collect.retried": Words(
         "The log of {worker} can't be stored now, trying again: {reason}", "{worker} 로그를 지금 저장할 수 없어 다시 시도함: {reason}"

@@ -136,7 +136,10 @@ class Kubelet:
         if "running" not in state and "terminated" not in state:
             reason = state.get("waiting", {}).get("reason", "ContainerCreating")
             raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: {reason}')
-        return await send(request, self.log(pod, container), how, closing, pause)
+        log = self.log(pod, container)
+        if log.gone and log.refused:
+            raise bad_request(log.gone)
+        return web.Response(text=log.gone) if log.gone else await send(request, log, how, closing, pause)
 
     async def _live(self, pod: Object) -> None:
         pod = await self._until(pod, lambda p: not p["spec"].get("schedulingGates"))

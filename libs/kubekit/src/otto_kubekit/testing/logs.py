@@ -30,6 +30,10 @@ class ContainerLog:
         self.lines: list[Line] = []
         self.ended = False
         self.rotations = 0
+        self.gone = ""
+        """The file is not there any more: what the kubelet says then, mostly in the place of the log."""
+        self.refused = False
+        """It says that with 400."""
         self._changed = asyncio.Event()
 
     def write(self, text: bytes | str, stream: str = "stdout", time_ns: int | None = None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from otto_kubekit.errors import BadRequestError, InvalidError, KubeError, NotFoundError, StalledError, UnreachableError
@@ -26,6 +27,8 @@ READ_SILENCE = 30.0
 """Seconds within which a log that is only read has to go on."""
 _END_PATIENCE = 1.0
 """Seconds that the scaler has to say that the worker is over, after a log has ended, before the pod is asked."""
+GONE_SECONDS = 5.0
+"""How long a node may say that it can't read the log of a container that has ended, before it counts as gone."""
 _SECOND = 1_000_000_000
 
 
@@ -45,7 +48,9 @@ class Lane:
         self._stream = stream
         self._place = place
         self.lost = False
-        """The last line that was had is not in the log any more, and none came after it."""
+        """The last line that was had is not in the log any more and none came after it, or the node has no log any more."""
+        self._unread_since = inf
+        """When the node said first that it can't read it, in the event loop's time."""
 
     async def run(self, ended: Ending, split: Split, longest: int, deliver: Callable[[list[Entry]], Awaitable[None]]) -> None:
         """Delivers the entries behind the place as they come, until the container has ended and all is read; then `place` is its end.
@@ -60,20 +65,37 @@ class Lane:
             try:
                 whole = await self._read(answer, ended, deliver, backoff, follow=not last)
             except _NothingYetError as error:
-                if last:
-                    if begun(await self._worker.newer(), self.container):
-                        raise SourceError(str(error)) from error
+                if not last:
+                    await waited(ended, backoff.next_delay())
+                    continue
+                if not begun(await self._worker.newer(), self.container):
                     return
-                await waited(ended, backoff.next_delay())
-                continue
+                if not error.said:
+                    raise SourceError(str(error)) from error
+                answer.words += error.said.encode()
+                whole = True
             if last and whole:
                 await deliver(answer.close())
                 self.lost = answer.lost
-                return
+                if not answer.words:
+                    return
+                if self._gone(answer.words.decode("utf-8", "replace")):
+                    self.lost = True
+                    return
+                await asyncio.sleep(backoff.next_delay())
+                continue
             if whole and not await waited(ended, _END_PATIENCE):
                 last = over(await self._worker.newer(), self.container)
             if not last and not ended.is_set():
                 await waited(ended, backoff.next_delay())
+
+    def _gone(self, words: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._unread_since = min(self._unread_since, now)
+        if now - self._unread_since < GONE_SECONDS:
+            return False
+        log.warning("relay.source.gone", extra={"worker": self._worker.name, "container": self.container, "reason": words})
+        return True
 
     async def _read(
         self, answer: Answer, ended: Ending, deliver: Callable[[list[Entry]], Awaitable[None]], backoff: Backoff, *, follow: bool
@@ -130,11 +152,15 @@ class Lane:
                 await self._worker.newer()
             except SourceLostError as lost:
                 return lost
-        return _NothingYetError(str(error))
+        return _NothingYetError(str(error), error.message if isinstance(error, BadRequestError) else "")
 
 
 class _NothingYetError(SourceError):
-    """The container has no log, or none yet."""
+    """The container has no log, or none yet; `said`: so says its node."""
+
+    def __init__(self, text: str, said: str) -> None:
+        super().__init__(text)
+        self.said = said
 
 
 async def _next(chunks: "Chunks", ended: Ending) -> bytes | None:

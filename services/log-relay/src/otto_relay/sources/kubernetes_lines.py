@@ -18,6 +18,7 @@ MARGIN = 2
 _SECOND = 1_000_000_000
 _LONGEST_STAMP = 40
 """Bytes; RFC 3339 with nanoseconds and a zone has 35."""
+_MOST_WORDS = 200
 _NEWEST, _SAME, _AFTER, _EARLIEST, _USED = 1, 2, 4, 8, 16
 _COUNTS = (_SAME, _AFTER, _EARLIEST, _USED)
 
@@ -143,8 +144,10 @@ class Answer:
         """Bytes of it that were had; None: all."""
         self._time = 0
         self._text = bytearray()
-        self.unstamped = 0
-        """Bytes of lines without a stamp: the end of one that began before the second that was asked for, or words of the kubelet."""
+        self._unstamped_first = place.since is not None
+        """Whether what comes first may be the end of a line that began before the second that was asked for: it has no stamp."""
+        self.words = bytearray()
+        """What else has no stamp, at its beginning: words of the kubelet, which says so in the answer when it can't read the log."""
 
     @property
     def lost(self) -> bool:
@@ -176,7 +179,7 @@ class Answer:
         found: list[Entry] = []
         if self._open:
             self._add(b"", found, ended=True)
-        self.unstamped += len(self._rest)
+        self._say(self._rest)
         self._rest = b""
         return found
 
@@ -186,10 +189,11 @@ class Answer:
             stamp, _, data = data.partition(b" ")
             time = self._times.nanoseconds(stamp)
             if time is None:
-                self.unstamped += len(stamp) + 1 + len(data)
+                self._say(stamp + b" " + data if data else stamp)
                 # Its rest is no line either.
                 self._open, self._skip = not ended, None
                 return
+            self._unstamped_first = False
             skip = self._begun(time)
             if ended and skip == 0 and len(data) <= self._longest:
                 self._whole(time, data, found)
@@ -205,6 +209,11 @@ class Answer:
         if ended:
             self._open = False
             self._text.clear()
+
+    def _say(self, data: bytes) -> None:
+        if not self._unstamped_first:
+            self.words += data[: _MOST_WORDS - len(self.words)]
+        self._unstamped_first = False
 
     def _begun(self, time: int) -> int | None:
         """A line begins: how many bytes of it were had, None for all of it."""
