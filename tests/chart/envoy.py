@@ -53,13 +53,13 @@ class FrontDoor:
         """Its access log so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
-    async def get(self, port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    async def get(self, port: int, path: str, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str]:
         """Status and body of a plain HTTP request; 0 if nobody answers."""
-        return await asyncio.to_thread(_get, port, path, method)
+        return await asyncio.to_thread(_get, host, port, path, method)
 
 
-def _get(port: int, path: str, method: str) -> tuple[int, str]:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)) as connection:
+def _get(host: str, port: int, path: str, method: str) -> tuple[int, str]:
+    with closing(http.client.HTTPConnection(host, port, timeout=START_SECONDS)) as connection:
         try:
             connection.request(method, path)
             answer = connection.getresponse()
@@ -69,13 +69,18 @@ def _get(port: int, path: str, method: str) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def front_door(directory: Path, upstreams: dict[str, str], *arguments: str) -> AsyncIterator[FrontDoor]:
-    """Envoy with the chart's configuration, in which only addresses are others: its ports, its socket, and where the services are."""
+async def front_door(directory: Path, upstreams: dict[str, str], *arguments: str, everywhere: bool = False) -> AsyncIterator[FrontDoor]:
+    """Envoy with the chart's configuration, in which only addresses are others: its ports, its socket, and where the services are.
+
+    `everywhere`: it listens as in a pod, not on this machine alone.
+    """
     config = configuration(*arguments)
     ports = {}
     for listener in config["static_resources"]["listeners"]:
         ports[listener["name"]] = free_port()
-        listener["address"]["socket_address"].update(address="127.0.0.1", port_value=ports[listener["name"]])
+        listener["address"]["socket_address"]["port_value"] = ports[listener["name"]]
+        if not everywhere:
+            listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": ports[listener["name"]]}
     text = json.dumps(config)
     for cluster, address in upstreams.items():
         host, _, port = address.rpartition(":")

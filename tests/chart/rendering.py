@@ -62,9 +62,9 @@ def workload(found: list[Object], component: str) -> Object:
     return one(found, "StatefulSet" if component == "log-relay" else "Deployment", component)
 
 
-def environment(found: list[Object], component: str) -> dict[str, str]:
-    """The environment of a service of ours; what comes from somewhere else has the empty string."""
+def environment(found: list[Object], component: str, pod_ip: str = "10.0.0.7") -> dict[str, str]:
+    """The environment of a service of ours in a pod of that address; what else comes from somewhere else has the empty string."""
     container = workload(found, component)["spec"]["template"]["spec"]["containers"][0]
     names = [variable["name"] for variable in container["env"]]
     assert len(names) == len(set(names)), f"{component} has a variable twice"
-    return {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    return {variable["name"]: variable.get("value", "").replace("$(POD_IP)", pod_ip) for variable in container["env"]}

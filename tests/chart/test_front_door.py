@@ -92,6 +92,19 @@ async def test_health_is_the_owners_and_that_of_all_is_everybodys(tmp_path: Path
         await door.until("", SERVING)
 
 
+@pytest.mark.parametrize(("ipv6", "hosts"), [("true", {"127.0.0.1", "::1"}), ("false", {"127.0.0.1"})], ids=["both", "IPv4 alone"])
+async def test_it_listens_on_ipv4_and_ipv6(tmp_path: Path, ipv6: str, hosts: set[str]) -> None:
+    """In clusters of either kind and of both, unless told that nodes have no IPv6: its three ports, all in the same way."""
+    services = dict.fromkeys(("scaler", "pipeline-executor", "log-relay"), "127.0.0.1:1")
+    async with front_door(tmp_path, services, "--set", f"ipv6={ipv6}", everywhere=True) as envoy:
+        for host in ("127.0.0.1", "::1"):
+            answers = [
+                (await envoy.get(port, path, host=host))[0]
+                for port, path in ((envoy.self_port, "/ready"), (envoy.metrics_port, "/metrics"))
+            ]
+            assert answers == ([200, 200] if host in hosts else [0, 0])
+
+
 async def test_grpcurl_finds_every_service_and_calls_it(tmp_path: Path) -> None:
     """Reflection through the front door lists the services of all three, and a call of each reaches its owner."""
     async with opened(tmp_path) as door:

@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from otto_runtime.replicas import Place
 from otto_runtime.server import stop_seconds
 from otto_runtime.settings import RuntimeSettings, load
 
@@ -177,7 +178,19 @@ def test_probes_ask_for_the_services_own_health(component: str) -> None:
     service = {"scaler": "OttoscalerService", "pipeline-executor": "PipelineService", "log-relay": "LogStreamingService"}[component]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["grpc"] == {"port": 9090, "service": f"ottoscaler.v1.{service}"}
-    assert environment(found, component)["OTTO_LISTEN"] == "0.0.0.0:9090"
+
+
+@pytest.mark.parametrize(("ipv6", "everywhere"), [(True, "[::]"), (False, "0.0.0.0")])
+def test_pods_listen_on_all_of_their_addresses(*, ipv6: bool, everywhere: str) -> None:
+    """On IPv6 too, unless told not to; other replicas reach them by an address that is whole whatever its kind."""
+    found = with_values({"ipv6": ipv6, "executor.replicas": 2})
+    for component in SERVICES:
+        given = environment(found, component)
+        assert (given["OTTO_LISTEN"], given["OTTO_METRICS_LISTEN"]) == (f"{everywhere}:9090", f"{everywhere}:9464")
+    for component in ("scaler", "pipeline-executor"):
+        for pod_ip, address in (("fd00:10::7", "[fd00:10::7]:9090"), ("10.0.0.7", "10.0.0.7:9090")):
+            runtime = load(RuntimeSettings, "OTTO", environment(found, component, pod_ip))
+            assert Place("", runtime).advertised() == address
 
 
 def test_workers_get_one_template_of_all_values() -> None:
@@ -253,6 +266,20 @@ def test_network_policies_let_in_who_has_to_come_in() -> None:
     assert callers("log-relay") == {"front-door"}
     assert callers("front-door") == set()
     assert "ingress" not in one(found, "NetworkPolicy", "workers")["spec"]
+
+
+def test_helm_test_is_let_in_beside_the_clients_that_are_named() -> None:
+    """Its pod is a peer of the front door, and of nothing else; who lets in everybody names nobody."""
+    client = {"namespaceSelector": {"matchLabels": {"team": "build"}}}
+    found = with_values({"networkPolicy": {"enabled": True, "clients": [client]}})
+    [rule, _] = one(found, "NetworkPolicy", "front-door")["spec"]["ingress"]
+    assert rule["from"][0] == client
+    [test] = [peer["podSelector"]["matchLabels"] for peer in rule["from"][1:]]
+    assert test.items() <= one(found, "Pod", "test")["metadata"]["labels"].items()
+    without = with_values({"networkPolicy": {"enabled": True, "clients": [client]}, "test.enabled": False})
+    assert one(without, "NetworkPolicy", "front-door")["spec"]["ingress"][0]["from"] == [client]
+    everybody = with_values({"networkPolicy.enabled": True})
+    assert "from" not in one(everybody, "NetworkPolicy", "front-door")["spec"]["ingress"][0]
 
 
 def test_the_pipeline_of_helm_test_is_one_that_ottoctl_takes(tmp_path: Path) -> None:

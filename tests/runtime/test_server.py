@@ -171,16 +171,23 @@ async def test_a_taken_metrics_port_is_said_with_its_variable() -> None:
             await host("trial", runtime, lambda *_: [], asyncio.Event())
 
 
-async def test_every_interface_is_dialled_by_loopback() -> None:
+@pytest.mark.parametrize("everywhere", ["0.0.0.0:0", "[::]:0"])
+async def test_every_interface_is_dialled_by_loopback(everywhere: str) -> None:
     """The address that is given to clients on this machine can be dialled, also when every interface is listened on."""
-    async with bound(RuntimeSettings(listen="0.0.0.0:0")) as server:
+    async with bound(RuntimeSettings(listen=everywhere)) as server:
         assert server.address.startswith("127.0.0.1:")
         assert not server.address.endswith(":0")
 
 
 @pytest.mark.parametrize(
     ("text", "host_part", "port"),
-    [("127.0.0.1:9090", "127.0.0.1", 9090), ("localhost:0", "localhost", 0), ("[::1]:65535", "[::1]", 65535), (" a.b:1 ", "a.b", 1)],
+    [
+        ("127.0.0.1:9090", "127.0.0.1", 9090),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:65535", "[::1]", 65535),
+        (" a.b:1 ", "a.b", 1),
+        ("[10.0.0.7]:1", "10.0.0.7", 1),
+    ],
 )
 def test_addresses(text: str, host_part: str, port: int) -> None:
     """HOST:PORT in all its forms."""

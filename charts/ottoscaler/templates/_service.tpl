@@ -16,6 +16,7 @@ Takes a dict:
 {{- $values := .values -}}
 {{- $name := include "ottoscaler.name" . -}}
 {{- $metrics := $root.Values.metrics -}}
+{{- $everywhere := ternary "[::]" "0.0.0.0" $root.Values.ipv6 -}}
 {{- include "ottoscaler.company" . }}
 {{- if $root.Values.rbac.create }}
 ---
@@ -96,8 +97,8 @@ spec:
             - name: POD_IP
               valueFrom: {fieldRef: {fieldPath: status.podIP}}
             {{- $variables := merge (dict
-                  "OTTO_LISTEN" "0.0.0.0:9090"
-                  "OTTO_METRICS_LISTEN" (ternary (printf "0.0.0.0:%d" (int $metrics.port)) "off" $metrics.enabled)
+                  "OTTO_LISTEN" (printf "%s:9090" $everywhere)
+                  "OTTO_METRICS_LISTEN" (ternary (printf "%s:%d" $everywhere (int $metrics.port)) "off" $metrics.enabled)
                   "OTTO_LOG_FORMAT" "json") .variables }}
             {{- $settings := list
                   (dict "prefix" "OTTO_KUBE" "values" $root.Values.kube)

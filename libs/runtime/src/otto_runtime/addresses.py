@@ -32,8 +32,12 @@ class Address(NamedTuple):
 
 
 def parse(text: str) -> Address:
-    """Reads HOST:PORT. Raises ValueError with words for the user; gRPC itself would take `127.0.0.1` as port 443 and `:-1` as 65535."""
+    """Reads HOST:PORT. Raises ValueError with words for the user; gRPC itself would take `127.0.0.1` as port 443 and `:-1` as 65535.
+
+    Brackets are allowed around an IPv4 address too, for who writes `[$(POD_IP)]:9090` and can't know of which kind that is.
+    """
     found = _ADDRESS.fullmatch(text.strip())
     if found is None or int(found["port"]) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT with a port up to 65535, like 127.0.0.1:9090 or [::1]:9090 (port 0 takes a free one)")
-    return Address(found["host"], int(found["port"]))
+    host = found["host"]
+    return Address(host if ":" in host else host.strip("[]"), int(found["port"]))

@@ -51,11 +51,11 @@ class Place:
     def advertised(self) -> str:
         """The address under which other replicas reach us. Raises AddressError."""
         if self.runtime.advertised_address:
-            return self.runtime.advertised_address
+            return str(parse(self.runtime.advertised_address))
         if parse(self.runtime.listen).everywhere:
             raise AddressError(
                 "OTTO_ADVERTISED_ADDRESS is not set, and OTTO_LISTEN names no address that other replicas could dial: set it to this "
-                "replica's own, such as $(POD_IP):9090"
+                "replica's own, such as [$(POD_IP)]:9090"
             )
         return self.address
 

@@ -203,7 +203,9 @@ class _Reading:
                     await asyncio.sleep(0)
                     group.create_task(self._in_room(room, number, container, ended), name=f"read {self._worker.name} {container.name}")
             if self._lost:
-                outcome = SourceLostError(f"the end of the log of {', '.join(dict.fromkeys(self._lost))} in pod {self._worker.name} is gone")
+                outcome = SourceLostError(
+                    f"the end of the log of {', '.join(dict.fromkeys(self._lost))} in pod {self._worker.name} is gone"
+                )
         except Exception as error:  # raised again by whoever takes it from the queue
             outcome = error
         await self._batches.put(outcome)
