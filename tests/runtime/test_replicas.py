@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from otto_runtime.calls import stopping
 from otto_runtime.handing import HOP
@@ -120,7 +121,7 @@ class Stage:
         chosen = msgspec.structs.replace(QUIET, **settings)
         host = await self._stack.enter_async_context(bound(chosen))
         candidate = Candidate(self.seat, host.address)
-        part = await self._stack.enter_async_context(replicas(candidate, chosen, anywhere))
+        part = await self._stack.enter_async_context(replicas(candidate, chosen, "trial", anywhere))
         acted: list[str] = []
         known = asyncio.Event()
 
@@ -419,3 +420,17 @@ def test_an_address_that_nobody_could_dial_is_refused() -> None:
     assert Place("127.0.0.1:1234", QUIET).advertised() == "127.0.0.1:1234"
     with pytest.raises(AddressError, match="OTTO_ADVERTISED_ADDRESS"):
         Place("127.0.0.1:9090", msgspec.structs.replace(QUIET, listen="0.0.0.0:9090")).advertised()
+
+
+async def test_who_acts_is_among_the_metrics(stage: Stage) -> None:
+    """1 for the one that acts, 0 for the others, as it is at the moment somebody asks. All are one process here, so the last one tells."""
+
+    def acting() -> float | None:
+        return REGISTRY.get_sample_value("otto_replica_acting", {"service": "trial"})
+
+    first = await stage.start(echoing)
+    assert acting() == 1
+    await stage.start(echoing)
+    assert acting() == 0
+    first.stop.set()
+    await until(lambda: acting() == 1)

@@ -15,6 +15,7 @@ from otto_runtime.addresses import parse
 from otto_runtime.handing import HandOn, Leadership
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import cancelled, first
+from otto_runtime.telemetry import ACTING
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,17 @@ class Replicas:
 
 
 @asynccontextmanager
-async def replicas(leadership: Leadership, runtime: RuntimeSettings, anywhere: Iterable[str] = ()) -> AsyncIterator[Replicas]:
-    """Our part among them; connections to others are closed at the end. `anywhere`: methods (`service/Method`) that any replica serves."""
+async def replicas(leadership: Leadership, runtime: RuntimeSettings, service: str, anywhere: Iterable[str] = ()) -> AsyncIterator[Replicas]:
+    """Our part among those of a service, whose short name is given; connections to others are closed at the end.
+
+    `anywhere`: methods (`service/Method`) that any replica serves.
+    """
     hand_on = HandOn(leadership, runtime.hand_on_patience, anywhere)
+    ACTING.labels(service).set_function(lambda: float(leadership.held))
     try:
         yield Replicas(leadership, hand_on)
     finally:
+        ACTING.remove(service)
         await hand_on.close()
 
 

@@ -36,6 +36,7 @@ LOOP_LAG = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
 BUILD = Gauge("otto_build_info", "1; the labels say which version this is.", ("version", "python"))
+ACTING = Gauge("otto_replica_acting", "1 while this replica is the one that acts, 0 while it hands calls on.", ("service",))
 MESSAGES_SENT = Counter("otto_rpc_server_messages_sent_total", "Messages sent on streams.", ("method",))
 
 

@@ -23,7 +23,7 @@ from otto_relay.handler import Reach, Tally
 from otto_relay.handler_client import OttoHandler
 from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
 from otto_relay.handler_service import HandlerLogs
-from otto_relay.metrics import Intake, Push
+from otto_relay.metrics import Intake, Push, Spool
 from otto_relay.notifier import Notifier
 from otto_relay.outbox import Outboxes
 from otto_relay.outgoing import Outgoing
@@ -110,7 +110,7 @@ async def relay_component(
                 ) as executor,
             ):
                 async with _handler(settings, registry, spool_dir / "handler", files) as handler:
-                    yield _composed(settings, registry, chosen, scaler, executor, handler)
+                    yield _composed(settings, spool_dir, registry, chosen, scaler, executor, handler)
         finally:
             files.close()
 
@@ -181,6 +181,7 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
 
 def _composed(
     settings: Settings,
+    spool_dir: Path,
     registry: Registry,
     source: LogSource,
     scaler: grpc.aio.Channel,
@@ -218,7 +219,7 @@ def _composed(
 
     async def run(ready: Callable[[], None]) -> None:
         pushes.resume()
-        with registered(Intake(collector, registry)):
+        with registered(Intake(collector, pushes)), registered(Spool(registry, retention, spool_dir)):
             async with asyncio.TaskGroup() as group:
                 collector.start(group)
                 tracker.start(group)

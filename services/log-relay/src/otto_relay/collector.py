@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import repeat
+from operator import attrgetter
 
 from otto_relay.encoder import Fresh
 from otto_relay.errors import RelayError, SourceLostError, SpoolWriteError
@@ -32,6 +33,7 @@ PENDING, RUNNING, FINISHED = range(3)
 """Phases of a worker."""
 _FLAGS = [[level << LEVEL_SHIFT | bit for level in range(len(LEVELS))] for bit in (0, STDERR)]
 """By whether a line came from stderr, and its level."""
+_TEXT = attrgetter("text")
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 _TRIES_A_SECOND = 20.0
@@ -71,11 +73,14 @@ class Taken:
     """What was taken in since the start; metrics read it."""
 
     lines: int = 0
+    bytes: int = 0
     batches: int = 0
     delays: float = 0.0
     """Seconds between the writing of each batch's last line and its storing, added up."""
     incomplete: int = 0
     """Notices that lines may be missing."""
+    retries: int = 0
+    """Times that lines could not be read or stored, and were tried again within seconds."""
 
 
 def fresh(lines: list[Line], masker: Masker, position: bytes = b"") -> list[Fresh]:
@@ -250,6 +255,7 @@ class Collector:
                 await self._make_durable(known)
             except Exception as error:
                 # Whatever one worker's log does to us, the other workers must not notice.
+                self.taken.retries += 1
                 if isinstance(error, (RelayError, OSError)):
                     log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
                 else:
@@ -270,6 +276,7 @@ class Collector:
     def _took(self, batch: list[Line]) -> None:
         taken = self.taken
         taken.lines += len(batch)
+        taken.bytes += sum(map(len, map(_TEXT, batch)))
         taken.batches += 1
         taken.delays += max(0.0, time.time() - batch[-1].time / 1e9)
 

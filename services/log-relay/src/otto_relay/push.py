@@ -93,6 +93,9 @@ class Pushes:
         self._quiet: dict[str, float] = {}
         """Open workers, and since when (monotonic seconds) no stream of theirs is."""
         self._retried: dict[str, None] = {}
+        self.lines = 0
+        """That were stored since the start, and the bytes of their texts."""
+        self.bytes = 0
 
     def tell(self, told: Callable[[str, Notification], None]) -> None:
         """`told` gets the name of a worker and what is news of it; it raises SpoolWriteError."""
@@ -173,6 +176,8 @@ class Pushes:
             sequence = known.append([Fresh(at, number << LEVEL_SHIFT | (STDERR if stderr else 0), message, metadata=metadata)])
         except SpoolWriteError as error:
             return self._refused(line.worker_id, error)
+        self.lines += 1
+        self.bytes += len(message)
         self._retried.pop(line.worker_id, None)
         return Verdict(Answer.STORED, sequence=sequence)
 

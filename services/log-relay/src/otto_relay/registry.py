@@ -202,8 +202,8 @@ class Registry:
                 yield known
 
     def size(self) -> int:
-        """Bytes that all kept lines take."""
-        return sum(known.size for known in self.workers.values()) + sum(build.size for build in self.builds.values())
+        """Bytes that all kept lines take; may be asked from any thread."""
+        return sum(known.size for known in list(self.workers.values())) + sum(build.size for build in list(self.builds.values()))
 
     def remove(self, known: WorkerLog) -> int:
         """Deletes a worker's lines; and its pipeline's order when that has ended and no other worker of it is kept.

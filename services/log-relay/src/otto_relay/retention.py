@@ -34,7 +34,12 @@ class Retention:
         """`seconds` of age after a worker's end, `limit` in bytes for all; `day` in seconds since 1970, `steady` since any moment."""
         self._registry = registry
         self._seconds = seconds
-        self._limit = limit
+        self.limit = limit
+        """Bytes that all kept lines may take."""
+        self.evicted = 0
+        """Ended workers whose lines were deleted before their time, for want of room, since the start."""
+        self.trimmed = 0
+        """Lines of running workers that were deleted for want of room, since the start."""
         self._day = SteadyDay(day, steady)
 
     async def run(self, interval: float) -> None:
@@ -56,12 +61,13 @@ class Retention:
                 # It was opened again while others were deleted.
                 continue
             old = now - known.facts.ended > self._seconds
-            if not old and size - freed <= self._limit:
+            if not old and size - freed <= self.limit:
                 if abs(now - known.facts.ended) > _SETTLED:
                     known.release_files()
                 continue
             freed += self._remove(known)
             deleted += known.removed
+            self.evicted += known.removed and not old
             await asyncio.sleep(0)
         for build in list(self._registry.builds.values()):
             if build.ended and not any(True for _ in self._registry.workers_of(build)) and now - build.written() > self._seconds:
@@ -69,7 +75,7 @@ class Retention:
                 await asyncio.sleep(0)
         if deleted:
             log.info("relay.retention.deleted", extra={"workers": deleted, "freed_bytes": freed})
-        if size - freed > self._limit:
+        if size - freed > self.limit:
             self._trim(size - freed)
 
     def _remove(self, known: WorkerLog) -> int:
@@ -88,7 +94,7 @@ class Retention:
 
     def _trim(self, size: int) -> None:
         """Deletes the oldest lines of the workers that still run, those with the most first."""
-        while size > self._limit:
+        while size > self.limit:
             largest = max(
                 (known for known in self._registry.workers.values() if len(known.spool.segments) > 1),
                 key=lambda known: known.size,
@@ -102,4 +108,5 @@ class Retention:
             except OSError as error:
                 log.warning("relay.retention.failed", extra={"worker": largest.worker_id, "reason": error.strerror})
                 return
+            self.trimmed += largest.spool.first - before
             log.warning("relay.retention.trimmed", extra={"worker": largest.worker_id, "lines": largest.spool.first - before})

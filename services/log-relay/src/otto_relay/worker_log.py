@@ -120,8 +120,9 @@ class WorkerLog:
 
     @property
     def size(self) -> int:
-        """Bytes on disk, but for the facts."""
-        return self.facts.size if self._spool is None else self._spool.size
+        """Bytes on disk, but for the facts; may be asked from any thread."""
+        spool = self._spool
+        return self.facts.size if spool is None else spool.size
 
     @property
     def position(self) -> bytes:

@@ -85,7 +85,7 @@ async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: As
         )
     except (ConfigurationError, AddressError) as error:
         raise StartError(f"OTTO_EXECUTOR_LEASE={settings.lease}: {error}") from error
-    return await stack.enter_async_context(replicas(election, at.runtime))
+    return await stack.enter_async_context(replicas(election, at.runtime, "pipeline-executor"))
 
 
 async def _opened(
@@ -118,7 +118,7 @@ def conductor_over(
     settings: Settings, store: RunStore, channel: grpc.aio.Channel, outside: Outside | None = None
 ) -> tuple[Conductor, RunMetrics]:
     """The conductor that the settings describe, and what is counted of it."""
-    metrics = RunMetrics(lambda: conductor.active, settings.max_active_pipelines)
+    metrics = RunMetrics(lambda: conductor.standing(), settings.max_active_pipelines)  # noqa: PLW0108  the conductor is made below
     infrastructure = RetryPolicy(retries=settings.infrastructure_retries, delay=settings.infrastructure_retry_delay, multiplier=2.0)
     means = Means(
         store=store,

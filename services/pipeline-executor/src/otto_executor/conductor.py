@@ -30,7 +30,7 @@ from otto_executor.releases import Releases
 from otto_executor.rerun import Rerun, kept_stages, left_files, repetition
 from otto_executor.retention import Keeping, Retention
 from otto_executor.run import Run
-from otto_executor.runner import Means, Runner
+from otto_executor.runner import Means, Runner, Standing
 from otto_executor.stage import Phase, StageState, StageStatus
 from otto_executor.stores import Arrival, Key, Outside, StoredRun, Summary, Workspace, summary
 from otto_executor.strays import Strays
@@ -85,10 +85,9 @@ class Conductor:
             self._accepting.clear()
             self._group = None
 
-    @property
-    def active(self) -> int:
-        """How many runs have not ended."""
-        return len(self._active)
+    def standing(self) -> Standing:
+        """How many runs have not ended, and how they fare; may be asked from any thread."""
+        return Standing(len(self._active), sum(runner.held_up for runner in list(self._active.values())), len(self._unreadable))
 
     def rewatch(self) -> None:
         """Has the watch of all workers opened again, for a new snapshot."""

@@ -7,19 +7,22 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from otto_executor.definition import Definition
+from otto_executor.retry import FailureCause
 from otto_executor.run_state import RunState
-from otto_executor.stage import StageSpec, StageState
+from otto_executor.runner import Standing
+from otto_executor.stage import StageSpec, StageState, StageStatus
 
 _RUN_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 86400)
+_ENDS = tuple(status.lower() for status in (StageStatus.COMPLETED, StageStatus.FAILED, StageStatus.CANCELLED))
 _HOP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 
 
 class RunMetrics(Collector):
     """A collector of prometheus_client, called in its server's thread."""
 
-    def __init__(self, active: Callable[[], int], most_active: int) -> None:
-        """`active` tells how many runs go on, of at most `most_active`."""
-        self._active = active
+    def __init__(self, standing: Callable[[], Standing], most_active: int) -> None:
+        """`standing` tells how runs fare, of which at most `most_active` may be unfinished."""
+        self._standing = standing
         self._most_active = most_active
         self._runs = Histogram(
             "otto_executor_pipeline_duration_seconds",
@@ -43,6 +46,15 @@ class RunMetrics(Collector):
             buckets=_HOP_SECONDS,
             registry=None,
         )
+        # All there can be is there from the start: a rate does not see the first one of a series that begins with it.
+        for status in _ENDS:
+            self._runs.labels(status)
+            self._stages.labels(status, "")
+        self._stages.labels(StageStatus.SKIPPED.lower(), "")
+        for cause in FailureCause:
+            self._stages.labels(StageStatus.FAILED.lower(), cause.lower())
+        for kind in ("policy", "infrastructure"):
+            self._retries.labels(kind)
 
     def ended(self, definition: Definition, state: RunState) -> None:
         """Counts a run that has just ended."""
@@ -62,7 +74,16 @@ class RunMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The figures of now."""
-        yield GaugeMetricFamily("otto_executor_pipelines_active", "Pipelines that have not ended.", self._active())
+        standing = self._standing()
+        yield GaugeMetricFamily("otto_executor_pipelines_active", "Pipelines that have not ended.", standing.active)
+        yield GaugeMetricFamily(
+            "otto_executor_pipelines_held_up",
+            "Pipelines whose next step has not worked for a minute: the scaler or the memory of runs does not take it.",
+            standing.held_up,
+        )
+        yield GaugeMetricFamily(
+            "otto_executor_pipelines_unreadable", "Unfinished pipelines that nobody drives, as they can't be read.", standing.unreadable
+        )
         yield GaugeMetricFamily("otto_executor_pipelines_limit", "Most pipelines that may be unfinished.", self._most_active)
         for family in (self._runs, self._stages, self._retries, self._hops):
             yield from family.collect()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from otto_executor.clocks import Clock
 from otto_executor.commands import Command, Commands
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 UNSTORED_SECONDS = 0.5
 """How long a step can't be stored before readers are told; the next attempt after it comes within a second."""
+HELD_UP_SECONDS = 60.0
+"""How long a run has to wait for the scaler or the store until it counts as held up; both answer within seconds."""
 LONGEST_SLEEP = 600.0
 """Seconds after which times are looked at again in any case."""
 
@@ -76,10 +78,19 @@ class Means:
     """The longest delay in seconds between attempts to reach the scaler or the store."""
 
 
+class Standing(NamedTuple):
+    """How many runs go on; how many of them are held up; and how many unfinished ones can't be read."""
+
+    active: int
+    held_up: int = 0
+    unreadable: int = 0
+
+
 @dataclass(slots=True)
 class _Acting:
     task: "asyncio.Task[None]"
     unwanted: asyncio.Event
+    since: float
 
 
 @dataclass(slots=True)
@@ -121,6 +132,13 @@ class Runner:
         self._saved_at = -inf
         self._over = False
         self._crashed = False
+        self._trouble_since = inf
+
+    @property
+    def held_up(self) -> bool:
+        """Whether its next step has not worked for a minute: stored, or answered for by the scaler. May be asked from any thread."""
+        since = min([self._trouble_since, *(acting.since for acting in list(self._acting.values()))])
+        return self._means.steady() - since >= HELD_UP_SECONDS
 
     @property
     def record(self) -> StoredRun:
@@ -178,7 +196,7 @@ class Runner:
                         log.error("executor.run.taken_over", extra={"pipeline": self.pipeline_id})  # noqa: TRY400  expected between replicas, the place tells nothing
                         return
                     log.exception("executor.run.crashed", extra={"pipeline": self.pipeline_id})
-                self._crashed = True
+                self._crashed, self._trouble_since = True, min(self._trouble_since, self._means.steady())
                 self._commands.refuse(_busy)
                 await backoff.wait()
         finally:
@@ -222,6 +240,7 @@ class Runner:
                 await self._carry_out(run)
                 self._act(group, run)
                 self._release()
+                self._trouble_since = inf
                 if run.state.ended and not self._acting:
                     break
                 await self._sleep(run)
@@ -270,6 +289,7 @@ class Runner:
     async def _commit(self, step: Step) -> None:
         backoff = Backoff(0.05, self._means.slowest_retry)
         since = self._means.steady()
+        self._trouble_since = min(self._trouble_since, since)
         while True:
             try:
                 await self._means.store.save(self._record, step.progress, edge=step.edge)
@@ -307,7 +327,8 @@ class Runner:
             before = {acting.task for other, acting in self._acting.items() if other.stage_id == action.stage_id}
             unwanted = asyncio.Event()
             work = self._perform(run, action, unwanted, before)
-            self._acting[action] = _Acting(group.create_task(work, name=f"{action.kind} {self.pipeline_id} {action.stage_id}"), unwanted)
+            task = group.create_task(work, name=f"{action.kind} {self.pipeline_id} {action.stage_id}")
+            self._acting[action] = _Acting(task, unwanted, self._means.steady())
 
     def _release(self) -> None:
         """Gives away the ends that are stored; not yet those of an attempt that may still be asked for again, which would run it again."""

@@ -90,7 +90,7 @@ async def scaler_component(
 
         async def run(ready: Callable[[], None]) -> None:
             def known() -> None:
-                fleet.attach(metrics)
+                metrics.begin()
                 ready()
 
             async with asyncio.TaskGroup() as group:
@@ -125,7 +125,7 @@ async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: As
     except (ConfigurationError, AddressError) as error:
         raise StartError(f"OTTO_SCALER_LEASE={settings.lease}: {error}") from error
     # Whoever watches a pipeline is served by any replica, so that the end of one that acts is none of theirs.
-    return await stack.enter_async_context(replicas(election, at.runtime, anywhere=(f"{SERVICE.full_name}/ExecutePipeline",)))
+    return await stack.enter_async_context(replicas(election, at.runtime, "scaler", anywhere=(f"{SERVICE.full_name}/ExecutePipeline",)))
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -71,9 +71,7 @@ class Fleet:
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Observes the backend and tidies, until cancelled; calls `ready` once all workers there are have been seen. Workers run on after
-        it.
-        """
+        """Observes the backend and tidies, until cancelled; calls `ready` once all workers there are have been seen. Workers outlive it."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -92,9 +90,10 @@ class Fleet:
         """How many workers there are in each state, and how many wait for room; may be asked from any thread."""
         return self._picture.counts(), self._admission.queued
 
-    def attach(self, listener: Listener) -> None:
-        """From now on it is told every change, right when it is seen."""
+    def attach(self, listener: Listener) -> list[Worker]:
+        """From now on it is told every change, right when it is seen. Returns the workers there are."""
         self._watches.add(listener)
+        return self._picture.all()
 
     # Calls
 

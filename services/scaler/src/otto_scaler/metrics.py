@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from otto_scaler.fleet import Fleet
 from otto_scaler.watching import Change, Kind
-from otto_scaler.worker import State, Worker
+from otto_scaler.worker import Cause, State, Worker
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 
@@ -22,6 +22,8 @@ class _Life:
     since: float
     held: bool
     runs: bool = False
+    measured: bool = True
+    """Its waits are known from their beginning."""
 
 
 class WorkerMetrics(Collector):
@@ -45,8 +47,20 @@ class WorkerMetrics(Collector):
             registry=None,
         )
 
+        # All there can be is there from the start: a rate does not see the first one of a series that begins with it.
+        self._ended.labels(State.SUCCEEDED.value, "")
+        for cause in Cause:
+            if cause is not Cause.UNSPECIFIED:
+                self._ended.labels(State.FAILED.value, cause.name.lower())
+
+    def begin(self) -> None:
+        """All workers are known: from now on changes are counted. Waits of those that are there already are known from now only."""
+        for worker in self._fleet.attach(self):
+            if not worker.finished:
+                self._lives[worker.name] = _Life(self._steady(), worker.held, bool(worker.started), measured=False)
+
     def offer(self, change: Change) -> None:
-        """Counts a change of the fleet; it is told those since all workers were known, so nothing is counted again after a restart."""
+        """Counts a change of the fleet, in the order in which they are seen; nothing is counted again after a restart."""
         worker = change.worker
         if worker is None:
             return
@@ -63,10 +77,12 @@ class WorkerMetrics(Collector):
     def _moved(self, life: _Life, worker: Worker) -> None:
         now = self._steady()
         if life.held and not worker.held:
-            self._queued.observe(now - life.since)
-            life.held, life.since = False, now
+            if life.measured:
+                self._queued.observe(now - life.since)
+            life.held, life.since, life.measured = False, now, True
         if not life.runs and worker.started:
-            self._started.observe(now - life.since)
+            if life.measured:
+                self._started.observe(now - life.since)
             life.runs = True
 
     def collect(self) -> Iterable[Metric]:
@@ -80,5 +96,16 @@ class WorkerMetrics(Collector):
         yield workers
         yield GaugeMetricFamily("otto_scaler_workers_queued", "Workers that wait for room under the cap.", queued)
         yield GaugeMetricFamily("otto_scaler_workers_limit", "Most workers that run at the same time.", self._fleet.cap)
+        now, lives = self._steady(), list(self._lives.values())
+        yield GaugeMetricFamily(
+            "otto_scaler_oldest_queued_seconds",
+            "How long the worker that has waited longest for room waits; 0: none does. After a restart counted from it.",
+            max((now - life.since for life in lives if life.held), default=0.0),
+        )
+        yield GaugeMetricFamily(
+            "otto_scaler_oldest_pending_seconds",
+            "The same of workers that have room and do not run yet: scheduling, images, checkout.",
+            max((now - life.since for life in lives if not life.held and not life.runs), default=0.0),
+        )
         for family in (self._ended, self._queued, self._started):
             yield from family.collect()
