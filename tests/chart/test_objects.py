@@ -18,8 +18,8 @@ from .rendering import CHART, SETS, Object, environment, helm, objects, one, wit
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest that Chart.yaml allows, and the newest there is."""
-FOREIGN = {"GRPCRoute", "PodMonitor"}
-"""Kinds that belong to somebody else; `shaped` knows what of them is used here."""
+FOREIGN = {"GRPCRoute", "PodMonitor", "PrometheusRule"}
+"""Kinds that belong to somebody else; tests of their own know what of them is used here."""
 SERVICES = ("scaler", "pipeline-executor", "log-relay")
 CRDS = sorted((CHART / "crds").glob("*.yaml"))
 
