@@ -106,6 +106,8 @@ MESSAGES_WITH = {
         "extra_containers",
         "owner",
         "workspace_optional",
+        "workspace_expected",
+        "workspace_unshared",
     ],
     "OwnerReference": ["api_version", "kind", "name", "uid", "namespace"],
 }

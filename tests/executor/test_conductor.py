@@ -29,6 +29,7 @@ from otto_executor.stage import RunCondition, StageSpec, StageStatus, StageType
 from otto_executor.stores import Outside, RunStore
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash, CrashingStore, MemoryStore
+from otto_executor.workers import scale_up
 
 PATIENCE = Patience(infrastructure=RetryPolicy(retries=2, delay=0.01), grace=0.05, margin=0.1, unseen=0.3, stops=3)
 
@@ -595,3 +596,17 @@ async def test_an_end_is_not_given_back_while_its_workers_may_be_asked_for_again
         assert fleet.released == []
         answers.set()
         await until(lambda: fleet.released == ["otto-a-1-1"])
+
+
+async def test_the_scaler_is_told_what_is_known_of_the_workspace(fleet: Fleet) -> None:
+    """Whether others have worked in it, so that one that was deleted is not taken for new, and whether nobody else will."""
+
+    def told(order: Order) -> tuple[str, bool, bool]:
+        worker = scale_up(order).worker
+        return worker.stage_id, worker.workspace_expected, worker.workspace_unshared
+
+    async with process(fleet, MemoryStore()) as conductor:
+        await begin_and_end(conductor, pipeline(StageSpec("a"), StageSpec("b", depends_on=("a",)), StageSpec("c", own_workspace=True)), "")
+        await begin_and_end(conductor, pipeline(StageSpec("alone"), StageSpec("own", own_workspace=True), pipeline_id="q"), "")
+    orders = {stage_id: flags for order in fleet.orders for stage_id, *flags in [told(order)]}
+    assert orders == {"a": [False, False], "b": [True, False], "c": [False, False], "alone": [False, True], "own": [False, False]}

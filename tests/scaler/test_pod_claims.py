@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
 from otto_kubekit.kinds import CLAIMS, CONFIG_MAPS, custom
 from otto_kubekit.testing import FakeCluster
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims
+from otto_scaler.errors import RefusedError
 from otto_scaler.worker import Claim, Identity, Owner, WorkerSpec
 
 PLAN = ClaimPlan("standard", "1Gi", "ReadWriteOnce")
@@ -61,3 +63,20 @@ async def test_a_run_that_takes_a_workspace_over_owns_it_too(client: Client) -> 
         await later.ensure(new)
         await later.ensure(old)
     assert (await client.get(CLAIMS, "ws-1")).metadata.owner_references == before.metadata.owner_references
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["gone", "about to go"])
+async def test_a_workspace_that_was_deleted_is_not_made_anew(client: Client, *, held: bool) -> None:
+    """Who comes after others would find it empty: they are refused, also by a scaler that has just begun. The first may make it."""
+    later = replace(worker(), workspace_expected=True)
+    with pytest.raises(RefusedError, match="the workspace ws-1 is gone"):
+        await Claims(client, PLAN, "ottoscaler").ensure(later)
+    await Claims(client, PLAN, "ottoscaler").ensure(worker())
+    await Claims(client, PLAN, "ottoscaler").ensure(later)
+    if held:
+        await client.patch(CLAIMS, "ws-1", merge({"metadata": {"finalizers": ["kubernetes.io/pvc-protection", "example.com/stays"]}}))
+    await client.delete(CLAIMS, "ws-1")
+    if not held:
+        await client.patch(CLAIMS, "ws-1", merge({"metadata": {"finalizers": []}}))
+    with pytest.raises(RefusedError, match="somebody has deleted its PersistentVolumeClaim"):
+        await Claims(client, PLAN, "ottoscaler").ensure(later)

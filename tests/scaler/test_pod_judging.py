@@ -314,11 +314,26 @@ WAITS = {
         Patience.PENDING,
         f"Unschedulable: {NODES}",
     ),
-    "no such priority or claim": (
+    "no such claim": (
         pod(node="", conditions=[condition("PodScheduled", "False", "SchedulerError", 'persistentvolumeclaim "ws" not found')]),
         Cause.UNSCHEDULABLE,
-        Patience.PENDING,
+        Patience.SHORT,
         'SchedulerError: persistentvolumeclaim "ws" not found',
+    ),
+    "a claim that is going": (
+        pod(
+            node="",
+            conditions=[condition("PodScheduled", "False", "Unschedulable", f'{NODES}: persistentvolumeclaim "ws" is being deleted.')],
+        ),
+        Cause.UNSCHEDULABLE,
+        Patience.SHORT,
+        f'Unschedulable: {NODES}: persistentvolumeclaim "ws" is being deleted.',
+    ),
+    "a claim that waits for its volume": (
+        pod(node="", conditions=[condition("PodScheduled", "False", "Unschedulable", "pod has unbound immediate PersistentVolumeClaims")]),
+        Cause.UNSCHEDULABLE,
+        Patience.PENDING,
+        "Unschedulable: pod has unbound immediate PersistentVolumeClaims",
     ),
     "image not found": (
         pod(containerStatuses=[waiting("ErrImagePull", PULL)]),

@@ -315,3 +315,15 @@ def test_a_worker_that_needs_no_workspace_is_taken_without_a_storage_class() -> 
     """It says that it can do without one."""
     bare = Plan("ottoscaler", WorkerTemplate(), pending_timeout=300.0)
     assert list(manifest.problems(spec(image="a", workspace="ws", workspace_optional=True), bare)) == []
+
+
+@pytest.mark.parametrize(
+    ("optional", "unshared", "claimed"), [(True, True, False), (True, False, True), (False, True, True)], ids=["alone", "shared", "needed"]
+)
+def test_nobody_gets_a_claim_who_works_alone_and_needs_none(*, optional: bool, unshared: bool, claimed: bool) -> None:
+    """A storage class is there, and a run of one stage that asked for nothing costs no volume all the same."""
+    plan = Plan("ottoscaler", WorkerTemplate(), pending_timeout=300.0, workspaces=True)
+    body = manifest.pod(spec(image="a", workspace="ws", workspace_optional=optional, workspace_unshared=unshared), plan, held=False)
+    [volume] = [volume for volume in body["spec"]["volumes"] if volume["name"] == manifest.WORKSPACE_VOLUME]
+    assert volume.get("persistentVolumeClaim") == ({"claimName": "ws"} if claimed else None)
+    assert ("emptyDir" in volume) is not claimed

@@ -193,11 +193,12 @@ def test_defaults_hold_where_nothing_was_asked_for() -> None:
 def test_an_owner_is_handed_on_whole() -> None:
     """All workers of the request get it; without one they belong to nothing."""
     owner = OwnerReference(api_version="ottoscaler.io/v1alpha1", kind="PipelineRun", name="run", uid="8c1e")
-    specs = read(worker_count=2, worker=WorkerSpec(owner=owner, workspace_optional=True))
-    assert [(spec.owner, spec.workspace_optional) for spec in specs] == [
-        (Owner("ottoscaler.io/v1alpha1", "PipelineRun", "run", "8c1e"), True)
-    ] * 2
-    assert [(spec.owner, spec.workspace_optional) for spec in read()] == [(None, False)]
+    specs = read(worker_count=2, worker=WorkerSpec(owner=owner, workspace_optional=True, workspace_expected=True, workspace_unshared=True))
+    for spec in specs:
+        assert spec.owner == Owner("ottoscaler.io/v1alpha1", "PipelineRun", "run", "8c1e")
+        assert (spec.workspace_optional, spec.workspace_expected, spec.workspace_unshared) == (True, True, True)
+    [spec] = read()
+    assert (spec.owner, spec.workspace_optional, spec.workspace_expected, spec.workspace_unshared) == (None, False, False, False)
 
 
 def test_half_an_owner_is_refused() -> None:

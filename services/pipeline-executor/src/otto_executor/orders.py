@@ -39,6 +39,10 @@ class Order:
     owner: Owner | None = None
     claim: Claim | None = None
     """What the workspace is to be, the same for all stages, as the first worker makes it."""
+    unshared: bool = False
+    """Whether no other stage works in the workspace."""
+    expected: bool = False
+    """Whether another stage has worked in it."""
 
     @classmethod
     def of(cls, definition: Definition, stage: StageSpec, attempt: int) -> Self:
@@ -53,6 +57,7 @@ class Order:
             checkout=stage.stage_id == CHECKOUT,
             traceparent=_child(definition.traceparent, f"{stage.stage_id}\0{attempt}"),
             triggered_by=definition.triggered_by,
+            unshared=sum(other.workers > 0 and not other.own_workspace for other in definition.stages) == 1,
             claim=next((other.claim for other in definition.stages if other.claim is not None), None),
         )
 

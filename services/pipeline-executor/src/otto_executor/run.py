@@ -5,6 +5,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from otto_executor import attempt, waits
 from otto_executor.approval import Approval, Decision, decided, in_words, who_may
@@ -78,7 +79,9 @@ class Run:
 
     def order(self, stage_id: str) -> Order:
         """The workers of the stage's current attempt."""
-        return Order.of(self.definition, self._specs[stage_id], self.state.stages[stage_id].attempt)
+        order = Order.of(self.definition, self._specs[stage_id], self.state.stages[stage_id].attempt)
+        others = (state for other, state in self.state.stages.items() if other != stage_id and not self._specs[other].own_workspace)
+        return replace(order, expected=bool(order.workspace) and any(state.kept_from or state.names for state in others))
 
     def stop_reason(self, stage_id: str) -> str:
         """Why the stage's workers are asked to stop."""

@@ -136,6 +136,8 @@ def scale_up(order: Order) -> ScaleRequest:
             workspace=order.workspace,
             # Stages of a repository work in its checkout. Others may leave each other files, but only who asks for it depends on that.
             workspace_optional=bool(order.workspace) and not order.repository and not stage.shared_workspace,
+            workspace_expected=order.expected,
+            workspace_unshared=bool(order.workspace) and order.unshared,
             working_directory=stage.working_directory,
             pipeline_id=order.pipeline_id,
             stage_id=stage.stage_id,

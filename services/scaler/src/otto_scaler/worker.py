@@ -136,6 +136,10 @@ class WorkerSpec:
     owner: Owner | None = None
     workspace_optional: bool = False
     """Where workspaces can't be had, a directory of its own will do."""
+    workspace_expected: bool = False
+    """Others have worked in it before: one that is gone is not made anew."""
+    workspace_unshared: bool = False
+    """Nobody else works in it."""
     claim: Claim = Claim()
 
 

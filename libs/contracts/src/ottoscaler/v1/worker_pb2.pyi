@@ -345,6 +345,8 @@ class WorkerSpec(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     WORKSPACE_OPTIONAL_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
+    WORKSPACE_EXPECTED_FIELD_NUMBER: _builtins.int
+    WORKSPACE_UNSHARED_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """The container image; empty means the configured default. The process backend ignores it."""
     workspace: _builtins.str
@@ -365,6 +367,14 @@ class WorkerSpec(_message.Message):
     """The W3C traceparent the worker gets as TRACEPARENT; empty: one that continues the caller's trace."""
     workspace_optional: _builtins.bool
     """Where workspaces can't be had (Kubernetes without a storage class) the worker has a directory of its own instead of being refused."""
+    workspace_expected: _builtins.bool
+    """Others have worked in the workspace before: where it is not there any more the worker is refused, as it would find an empty one. The
+    process backend ignores it.
+    """
+    workspace_unshared: _builtins.bool
+    """Nobody else of its pipeline works in the workspace: where that would cost a volume, and with workspace_optional, the worker has a
+    directory of its own. The process backend ignores it.
+    """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The program and its first arguments; empty means the configured default command."""
@@ -433,10 +443,12 @@ class WorkerSpec(_message.Message):
         owner: Global___OwnerReference | None = ...,
         workspace_optional: _builtins.bool = ...,
         claim: Global___WorkspaceClaim | None = ...,
+        workspace_expected: _builtins.bool = ...,
+        workspace_unshared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "owner", b"owner", "resources", b"resources", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "claim", b"claim", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "owner", b"owner", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace", "workspace_optional", b"workspace_optional"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "claim", b"claim", "command", b"command", "env", b"env", "extra_containers", b"extra_containers", "image", b"image", "labels", b"labels", "owner", b"owner", "pipeline_id", b"pipeline_id", "priority_class_name", b"priority_class_name", "resources", b"resources", "secret_env", b"secret_env", "service_account_name", b"service_account_name", "stage_id", b"stage_id", "stop_grace_period", b"stop_grace_period", "timeout", b"timeout", "traceparent", b"traceparent", "working_directory", b"working_directory", "workspace", b"workspace", "workspace_expected", b"workspace_expected", "workspace_optional", b"workspace_optional", "workspace_unshared", b"workspace_unshared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -177,6 +177,8 @@ def workers_wanted(
             extra_containers=containers,
             owner=owner,
             workspace_optional=worker.workspace_optional,
+            workspace_expected=worker.workspace_expected,
+            workspace_unshared=worker.workspace_unshared,
             claim=claim,
         )
 

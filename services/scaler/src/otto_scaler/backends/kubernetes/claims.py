@@ -1,7 +1,7 @@
 """Workspaces that workers share: one PersistentVolumeClaim each, of the workspace's name.
 
 A claim that is to be deleted gets a label, so that it is deleted even by a later service; that happens once no unfinished worker names it.
-Claims that this installation has not made are neither given to workers nor touched.
+Claims that this installation has not made are neither given to workers nor touched. One in which others have worked is not made anew.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CLASS = "default"
 """The word for the cluster's default class."""
+GONE = "the workspace {} is gone: somebody has deleted its PersistentVolumeClaim while its pipeline went on"
 LEAVING_SECONDS = 10.0
 """How long it is waited for an earlier claim of the same name that is being deleted."""
 
@@ -110,18 +111,23 @@ class Claims:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LEAVING_SECONDS
         while True:
-            try:
-                await self._client.create(CLAIMS, self._body(name, spec))
-                log.info("scaler.claim.created", extra={"claim": name})
-                return
-            except AlreadyExistsError:
-                pass
+            if not spec.workspace_expected:
+                try:
+                    await self._client.create(CLAIMS, self._body(name, spec))
+                    log.info("scaler.claim.created", extra={"claim": name})
+                    return
+                except AlreadyExistsError:
+                    pass
             try:
                 there = await self._client.get(CLAIMS, name)
             except NotFoundError:
+                if spec.workspace_expected:
+                    raise RefusedError(GONE.format(name)) from None
                 continue
             if not self._ours(there):
                 raise RefusedError(f"the workspace {name} can't be had: a PersistentVolumeClaim of this name exists that is not ours")
+            if there.metadata.deletion_timestamp is not None and spec.workspace_expected:
+                raise RefusedError(GONE.format(name))
             if there.metadata.deletion_timestamp is None:
                 try:
                     await self._own(there, spec)

@@ -68,7 +68,8 @@ class Plan:
 
     def claim(self, spec: WorkerSpec) -> str:
         """The claim that the worker works in; empty: a directory of its own."""
-        return spec.identity.workspace if self.workspaces else ""
+        alone = spec.workspace_unshared and spec.workspace_optional
+        return spec.identity.workspace if self.workspaces and not alone else ""
 
 
 def problems(spec: WorkerSpec, plan: Plan) -> Iterator[tuple[str, str]]:

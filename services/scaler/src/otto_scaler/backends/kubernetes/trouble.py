@@ -1,6 +1,7 @@
 """Why a pod does not run yet, in the cluster's own words, and how long that is borne."""
 
 import enum
+import re
 from dataclasses import dataclass
 
 from otto_kubekit.objects import ContainerStatus
@@ -15,7 +16,7 @@ class Patience(enum.Enum):
     NONE = "NONE"
     """It can't become better."""
     SHORT = "SHORT"
-    """What is missing may be about to come: a Secret that is created at the same time."""
+    """What is missing may be about to come: a Secret that is created at the same time. A claim is there before its pods, or is gone."""
     PULL = "PULL"
     """A registry may have hiccuped; the kubelet tries again by itself."""
     PENDING = "PENDING"
@@ -32,6 +33,7 @@ class Trouble:
     patience: Patience
 
 
+_CLAIM_GONE = re.compile(r'persistentvolumeclaim "[^"]+" (not found|is being deleted|bound to non-existent persistentvolume)')
 _HOPELESS_IMAGE = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed"})
 _CONFIGURATION = frozenset(
@@ -53,7 +55,10 @@ def trouble(pod: WorkerPod) -> Trouble:
             return found
     scheduled = pod.condition("PodScheduled")
     if scheduled is not None and scheduled.status == "False" and scheduled.reason != "SchedulingGated":
-        return Trouble(Cause.UNSCHEDULABLE, f"{scheduled.reason}: {scheduled.message}".strip(": "), Patience.PENDING)
+        words = f"{scheduled.reason}: {scheduled.message}".strip(": ")
+        # Claims are made before their pods, so it does not come any more.
+        gone = _CLAIM_GONE.search(scheduled.message) is not None
+        return Trouble(Cause.UNSCHEDULABLE, words, Patience.SHORT if gone else Patience.PENDING)
     if not pod.spec.node_name:
         gates = ", ".join(gate.name for gate in pod.spec.scheduling_gates)
         return Trouble(Cause.UNSCHEDULABLE, f"held by {gates}" if gates else "waits to be scheduled", Patience.PENDING)
