@@ -13,8 +13,9 @@ from testcluster.parts import part
 from testcluster.place import Place
 from testcluster.steps import run
 
-# Test pods by the hundred on one machine; what they need to start is in the nodes already.
-KUBELET = {"kind": "KubeletConfiguration", "maxPods": 250, "serializeImagePulls": False}
+# Test pods by the hundred on one machine; what they need to start is in the nodes already. Nodes tell all of their images, of which there
+# are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that.
+KUBELET = {"kind": "KubeletConfiguration", "maxPods": 250, "serializeImagePulls": False, "nodeStatusMaxImages": -1}
 OLD_CONTROL_GROUPS = {"failCgroupV1": False}
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"  # a label and a taint of those nodes
 CREATE_SECONDS = 600
