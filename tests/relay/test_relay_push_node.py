@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ottoscaler.v1.worker_pb2 import FailureCause
+
 from ..node.script import Script, needs_node, running
 from .conftest import Stand
 
@@ -21,21 +23,23 @@ async def said(script: Script) -> dict[str, Any]:
 
 
 async def test_a_node_receiver_gets_all_in_order_across_its_restart(stand: Stand, tmp_path: Path) -> None:
-    """One that keeps strict order, asks again, drops, throttles and is killed half-way has every line once, in order, and all notices."""
+    """One that keeps strict order, asks again, drops, throttles and is killed half-way has every line once, in order, and notices of all
+    five kinds.
+    """
     texts = [f"unwanted {number}" if number % 70 == 0 else f"줄 {number}" for number in range(1, 401)]
     taken: list[tuple[int, str]] = []
-    kinds: list[int] = []
+    kinds: dict[str, list[int]] = {}
     repeated = 0
 
     async def gather(script: Script, upto: int) -> None:
         nonlocal repeated
-        while (taken[-1][0] if taken else 0) < upto or (upto == 400 and len(kinds) < 3):
+        while (taken[-1][0] if taken else 0) < upto or (upto == 400 and sum(map(len, kinds.values())) < 9):
             what = await said(script)
             repeated += "repeated" in what
             if "message" in what:
                 taken.append((what["sequence"], what["message"]))
             if "notice" in what:
-                kinds.append(what["notice"])
+                kinds.setdefault(what["worker"], []).append(what["notice"])
 
     async with running("handler_server.js", "0", report=tmp_path / "one") as script:
         port = (await said(script))["listening"]
@@ -57,7 +61,11 @@ async def test_a_node_receiver_gets_all_in_order_across_its_restart(stand: Stand
             async with running("handler_server.js", str(port), json.dumps(has), report=tmp_path / "two") as second:
                 assert (await said(second))["listening"] == port
                 stand.scaler.show("w-1", "succeeded")
+                for silent in ("w-2", "w-3"):
+                    stand.log(silent)
+                stand.scaler.show("w-2", "failed", failure_cause=FailureCause.FAILURE_CAUSE_EXIT_CODE, exit_code=3)
+                stand.scaler.show("w-3", "failed", failure_cause=FailureCause.FAILURE_CAUSE_CANCELLED)
                 await gather(second, 400)
     assert [message for _, message in taken] == [text for text in texts if "unwanted" not in text]
-    assert kinds == [0, 1, 2]
+    assert kinds == {"w-1": [0, 1, 2], "w-2": [0, 1, 3], "w-3": [0, 1, 4]}
     assert repeated <= 256

@@ -153,8 +153,10 @@ EXECUTOR: dict[str, Words] = {
         "파이프라인 {pipeline}을(를) 해석할 수 없어 그대로 둠: {reason}",
     ),
     "executor.store.moved_aside": Words(
-        "{path} can't be used ({reason}); it is kept as {kept}, and a new one is begun. What only the old one knew is not known here",
-        "{path}을(를) 사용할 수 없음({reason}), {kept}(으)로 보존하고 새로 시작함, 이전 파일에만 있던 내용은 알 수 없음",
+        "{path} can't be used ({reason}); it is kept as {kept}, and a new one is begun. What only the old one knew is not known here: "
+        "`sqlite3 {kept} .recover` may give some of it back, or delete it. Check the disk",
+        "{path}을(를) 사용할 수 없음({reason}), {kept}(으)로 보존하고 새로 시작함, 이전 파일에만 있던 내용은 알 수 없음: "
+        "`sqlite3 {kept} .recover`로 일부를 되살리거나 삭제, 디스크 점검 필요",
     ),
     "executor.store.failing": Words(
         "The memory of runs {path} fails: {reason}. Pipelines wait and go on when it works again",
@@ -263,8 +265,8 @@ RELAY: dict[str, Words] = {
         "주지 마세요",
     ),
     "relay.spool.damaged": Words(
-        "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is",
-        "{path}에 로그가 아닌 {damaged_bytes}바이트가 있음, 해당 로그는 유실되고 나머지는 읽으며 파일은 그대로 둠",
+        "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is. Check the disk",
+        "{path}에 로그가 아닌 {damaged_bytes}바이트가 있음, 해당 로그는 유실되고 나머지는 읽으며 파일은 그대로 둠, 디스크 점검 필요",
     ),
     "relay.spool.repaired": Words(
         "The stored log of {worker} was damaged: {cut_bytes} bytes cut from its end, {damaged_bytes} bytes unreadable before",
