@@ -265,7 +265,8 @@ RELAY: dict[str, Words] = {
         "주지 마세요",
     ),
     "relay.spool.damaged": Words(
-        "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is. Check the disk",
+        "{path} holds {damaged_bytes} bytes that are no lines: those are missing, the rest is read, the file is left as it is. "
+        "Check the disk",
         "{path}에 로그가 아닌 {damaged_bytes}바이트가 있음, 해당 로그는 유실되고 나머지는 읽으며 파일은 그대로 둠, 디스크 점검 필요",
     ),
     "relay.spool.repaired": Words(
