@@ -16,7 +16,7 @@ Takes a dict:
 {{- $values := .values -}}
 {{- $name := include "ottoscaler.name" . -}}
 {{- $metrics := $root.Values.metrics -}}
-{{- $everywhere := ternary "[::]" "0.0.0.0" $root.Values.ipv6 -}}
+{{- $everywhere := ternary "0.0.0.0" "[::]" (eq (toString $root.Values.ipv6) "false") -}}
 {{- include "ottoscaler.company" . }}
 {{- if $root.Values.rbac.create }}
 ---
