@@ -44,7 +44,7 @@ def test_an_unknown_cause_is_no_error() -> None:
         ("REJECTED", Facts(), "refused to start it", "as it is"),
         ("EVICTED", Facts(attempts=3), "thrown out", "3×"),
         ("INTERNAL", Facts(attempts=2), "fault of Ottoscaler", "ottoctl doctor"),
-        ("NODE_LOST", Facts(), "machine went away", "run it again"),
+        ("NODE_LOST", Facts(attempts=3), "machine went away, did not answer", "3×. `ottoctl status`"),
         ("DELETED", Facts(), "removed it while it ran", "state directory"),
         ("CANCELLED", Facts(), "stopped on request", "ottoctl pipeline get"),
         ("QUOTA", Facts(), "quota refused", "ask for less"),

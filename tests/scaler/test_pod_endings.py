@@ -168,6 +168,35 @@ async def test_a_pod_whose_node_does_not_answer_counts_as_lost(pods: PodsRig, mo
     await until(lambda: pods.worker(wanted.identity.name) is None and not pods.cluster.storage.all(PODS))
 
 
+async def test_a_pod_that_is_collected_with_its_node_counts_as_lost(pods: PodsRig) -> None:
+    """The collector of pods marks it as failed and deletes it at once; the worker stays to be seen when the pod is gone."""
+    wanted = spec(command=LONG)
+    await pods.create(wanted)
+    await pods.runs(wanted)
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC", "message": "PodGC: node no longer exists"}
+    pods.cluster.set_status(wanted.identity.name, {"phase": "Failed", "conditions": [target]})
+    worker = await pods.ends(wanted)
+    assert (worker.cause, worker.error) == (Cause.NODE_LOST, "its node is gone: PodGC: node no longer exists")
+    await pods.client.delete(kinds.PODS, wanted.identity.name, grace=0)
+    await pods.run(spec("later"))  # so the deletion was seen
+    assert pods.worker(wanted.identity.name) is worker
+    await pods.backend.remove(wanted.identity.name)
+    await until(lambda: pods.worker(wanted.identity.name) is None)
+
+
+async def test_a_pod_that_is_forced_away_from_a_node_that_does_not_answer_counts_as_lost(pods: PodsRig) -> None:
+    """`kubectl delete --force`, where the node controller has taken its Ready away: the node did it, not who tidied up behind it."""
+    wanted = spec(command=LONG)
+    await pods.create(wanted)
+    await pods.runs(wanted)
+    pods.cluster.set_status(
+        wanted.identity.name, {"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]}
+    )
+    await pods.client.delete(kinds.PODS, wanted.identity.name, grace=0)
+    worker = await pods.ends(wanted)
+    assert (worker.cause, worker.error) == (Cause.NODE_LOST, "it was deleted when its node fake-node did not answer")
+
+
 async def test_a_claim_is_made_for_who_names_it_and_belongs_to_its_owner(pods: PodsRig) -> None:
     """Once for all workers of a workspace, of the class and size that are configured."""
     owner = Owner("ottoscaler.io/v1alpha1", "PipelineRun", "run", "8c1e")

@@ -207,16 +207,56 @@ ENDINGS = {
         143,
     ),
     "gone with its node": Ended(
+        pod(
+            phase="Failed",
+            conditions=[disrupted("DeletionByPodGC", "PodGC: node no longer exists")],
+            containerStatuses=[running()],
+        ),
+        Cause.NODE_LOST,
+        "its node is gone: PodGC: node no longer exists",
+    ),
+    "deleted by force when its node did not answer": Ended(
+        pod(
+            phase="Running",
+            conditions=[condition("Ready", "False"), condition("ContainersReady", "True")],
+            containerStatuses=[running()],
+        ),
+        Cause.NODE_LOST,
+        "it was deleted when its node node-1 did not answer",
+        gone=True,
+    ),
+    "deleted, then by force because its node did not answer": Ended(
         deleted(
             pod(
-                phase="Failed",
-                conditions=[disrupted("DeletionByPodGC", "PodGC: node no longer exists")],
+                phase="Running",
+                conditions=[condition("Ready", "False"), condition("ContainersReady", "True")],
                 containerStatuses=[running()],
             ),
             "2026-11-25T10:00:18Z",
         ),
         Cause.NODE_LOST,
-        "its node is gone: PodGC: node no longer exists",
+        "it was deleted when its node node-1 did not answer",
+        gone=True,
+    ),
+    "deleted while a gate of somebody's was closed": Ended(
+        pod(
+            phase="Running",
+            conditions=[condition("Ready", "False", "ReadinessGatesNotReady"), condition("ContainersReady", "True")],
+            containerStatuses=[running()],
+        ),
+        Cause.DELETED,
+        "it was deleted from outside",
+        gone=True,
+    ),
+    "deleted while one of its containers was not ready": Ended(
+        pod(
+            phase="Running",
+            conditions=[condition("Ready", "False"), condition("ContainersReady", "False", "ContainersNotReady")],
+            containerStatuses=[running()],
+        ),
+        Cause.DELETED,
+        "it was deleted from outside",
+        gone=True,
     ),
     "deleted by the taint manager, never heard of again": Ended(
         deleted(

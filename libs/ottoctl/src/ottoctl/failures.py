@@ -116,8 +116,10 @@ _TABLE: dict[str, tuple[Callable[[Facts], str], Callable[[Facts], str]]] = {
         lambda f: f"run it again; it was tried {f.attempts or 1}×. If it comes back: see what the machine lacks (ottoctl doctor)",
     ),
     "NODE_LOST": (
-        lambda _: "its machine went away or was restarted while it ran",
-        lambda _: "run it again once the machine is back; `ottoctl status` shows where workers run",
+        lambda _: "its machine went away, did not answer or was restarted while it ran",
+        lambda f: (
+            f"run it again; it was tried {f.attempts or 1}×. `ottoctl status` shows where workers run, `kubectl get nodes` who answers"
+        ),
     ),
     "DELETED": (
         lambda _: "somebody or something removed it while it ran: its pod, its directory or its log",

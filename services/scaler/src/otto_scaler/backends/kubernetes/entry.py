@@ -2,7 +2,7 @@
 
 from otto_scaler.backends.kubernetes import marks
 from otto_scaler.backends.kubernetes.deadlines import Deadlines, Moment
-from otto_scaler.backends.kubernetes.judging import worker_of
+from otto_scaler.backends.kubernetes.judging import collected, worker_of
 from otto_scaler.backends.kubernetes.pods import WorkerPod
 from otto_scaler.worker import Cause, Identity
 
@@ -66,4 +66,4 @@ class Entry:
         return True
 
     def _ends_deleted(self, pod: WorkerPod) -> bool:
-        return self.worker.finished and pod.metadata.deletion_timestamp is not None
+        return self.worker.finished and (pod.metadata.deletion_timestamp is not None or collected(pod))

@@ -32,12 +32,13 @@ starting is the node's failure, and another one may succeed. Seen of runc 1.5 an
 _NODE_ENDED = ("Evicted", "Preempting", "Preempted", "Terminated", "NodeShutdown", "Shutdown")
 _STOPPED_CODES = frozenset({None, 130, 137, 143})
 """Exit codes that SIGTERM, SIGINT and SIGKILL leave."""
+_COLLECTED = "DeletionByPodGC"
 _DISRUPTIONS = {
     "PreemptionByScheduler": (Cause.EVICTED, "preempted"),
     "EvictionByEvictionAPI": (Cause.EVICTED, "evicted"),
     "TerminationByKubelet": (Cause.EVICTED, "ended by its node"),
     "DeletionByTaintManager": (Cause.NODE_LOST, "its node was lost"),
-    "DeletionByPodGC": (Cause.NODE_LOST, "its node is gone"),
+    _COLLECTED: (Cause.NODE_LOST, "its node is gone"),
 }
 """Reasons of the condition DisruptionTarget."""
 
@@ -117,12 +118,32 @@ def ending(pod: WorkerPod) -> End:
 
 
 def disruption(pod: WorkerPod) -> tuple[Cause, str]:
-    """Why a pod was deleted, as far as whoever did it has left word."""
+    """Why a pod was deleted, as far as whoever did it has left word, or its node had stopped answering before."""
     target = pod.condition("DisruptionTarget")
-    if target is None or target.status != "True":
-        return Cause.DELETED, "it was deleted from outside"
-    cause, words = _DISRUPTIONS.get(target.reason, (Cause.EVICTED, target.reason))
-    return cause, f"{words}: {target.message}".strip(": ")
+    if target is not None and target.status == "True":
+        cause, words = _DISRUPTIONS.get(target.reason, (Cause.EVICTED, target.reason))
+        return cause, f"{words}: {target.message}".strip(": ")
+    if _abandoned(pod):
+        return Cause.NODE_LOST, f"it was deleted when its node {pod.spec.node_name} did not answer"
+    return Cause.DELETED, "it was deleted from outside"
+
+
+def collected(pod: WorkerPod) -> bool:
+    """Whether the collector of pods has given it up: it marks a pod whose node is gone as failed, and deletes it at once."""
+    target = pod.condition("DisruptionTarget")
+    return target is not None and target.status == "True" and target.reason == _COLLECTED and pod.status.phase == "Failed"
+
+
+def _abandoned(pod: WorkerPod) -> bool:
+    """Whether its node has stopped answering, by what the cluster says of the pod, as nodes themselves may not be asked about.
+
+    Then the node controller takes the condition Ready away and leaves the others as the kubelet had written them last, which itself takes
+    Ready only together with ContainersReady, or by a readiness gate, with a reason.
+    """
+    ready, containers = pod.condition("Ready"), pod.condition("ContainersReady")
+    if ready is None or containers is None or pod.terminal:
+        return False
+    return (ready.status, ready.reason, containers.status) == ("False", "", "True")
 
 
 def _by_stop(pod: WorkerPod, ended: Terminated | None) -> bool:
@@ -137,6 +158,8 @@ def _by_stop(pod: WorkerPod, ended: Terminated | None) -> bool:
 def _thrown_out(pod: WorkerPod) -> tuple[Cause, str] | None:
     """Whether its node or the scheduler has ended it."""
     reason, message = pod.status.reason, pod.status.message
+    if collected(pod):
+        return disruption(pod)
     if reason == "NodeLost":
         return Cause.NODE_LOST, message or "its node was lost"
     if reason in _NODE_ENDED:
