@@ -98,6 +98,13 @@ class Account:
     def ended(self) -> bool:
         return bool(self.progress) and not self.progress[-1].stage_id and self.progress[-1].status in FINAL
 
+    def told(self) -> list[tuple[object, ...]]:
+        """What was said, but for the mark of what was said before the client came."""
+        return [
+            *((m.sequence, m.stage_id, m.status, m.attempt, m.message, m.timestamp) for m in self.progress),
+            *((e.sequence, e.kind, e.stage_id, e.attempt, e.entry.worker_id, e.entry.sequence, e.entry.message) for e in self.entries),
+        ]
+
     def outcome(self) -> dict[str, tuple[str, int]]:
         """How each stage ended, and after how many attempts."""
         return {
@@ -177,6 +184,16 @@ class Clients:
 
         await self.insist(once)
 
+    async def replayed(self, account: Account) -> bool:
+        """Whether a client that comes only now is told the same: every message and every entry, under the same sequences."""
+        fresh = Account(account.pipeline_id)
+        async with self.channel() as channel:
+            async for message in PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id=account.pipeline_id)):
+                fresh.progress.append(message)
+            async for entry in LogStreamingServiceStub(channel).StreamBuildLogs(BuildIdentifier(pipeline_id=account.pipeline_id)):
+                fresh.entries.append(entry)
+        return fresh.told() == account.told()
+
     async def approve(self, pipeline_id: str, stage_id: str) -> None:
         """Says yes."""
 
@@ -212,10 +229,13 @@ def check(requests: Sequence[PipelineRequest], accounts: dict[str, Account]) -> 
         assert [m.sequence for m in account.progress] == list(range(1, len(account.progress) + 1))
         assert [e.sequence for e in account.entries] == list(range(1, len(account.entries) + 1))
         lines: dict[tuple[str, int, str], list[str]] = {}
+        sequences: dict[str, list[int]] = {}
         for entry in account.entries:
             assert entry.kind != BuildLogKind.BUILD_LOG_KIND_GAP
             if entry.kind == BuildLogKind.BUILD_LOG_KIND_LINE:
                 lines.setdefault((entry.stage_id, entry.attempt, entry.entry.worker_id), []).append(entry.entry.message)
+                sequences.setdefault(entry.entry.worker_id, []).append(entry.entry.sequence)
+        assert all(found == list(range(1, len(found) + 1)) for found in sequences.values())
         counts = {stage.stage_id: stage.worker_count or 1 for stage in request.stages}
         full = [f"line {number}" for number in range(1, LINES + 1)]
         ignored = {stage.stage_id for stage in request.stages if stage.ignore_errors}

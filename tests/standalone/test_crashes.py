@@ -52,6 +52,7 @@ async def outcome_of(directory: Path, seed: int, moments: list[float]) -> tuple[
                 hit += 1
                 await kill_and_start(clients, standalone)
             accounts = await running
+            assert [account.pipeline_id for account in accounts.values() if not await clients.replayed(account)] == []
         finally:
             for task in (running, approving):
                 task.cancel()
