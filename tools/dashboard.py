@@ -221,13 +221,13 @@ def described(panel: Panel) -> dict[str, Any]:
         for number, (expression, legend) in enumerate(panel.queries)
     ]
     about = {"description": panel.about} if panel.about else {}
-    least = {"min": 0} if panel.kind == "timeseries" else {}
+    more = {"timeseries": {"min": 0}, "stat": {"decimals": 0}}.get(panel.kind, {})
     return {
         "type": panel.kind,
         "title": panel.title,
         **about,
         "datasource": SOURCE,
-        "fieldConfig": {"defaults": {"unit": panel.unit, **least}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": panel.unit, **more}, "overrides": []},
         "targets": targets,
     }
 

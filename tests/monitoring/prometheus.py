@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 import yaml
 
 ALERTS = Path(__file__).resolve().parents[2] / "charts/ottoscaler/files/alerts.yaml"
+DASHBOARD = ALERTS.with_name("dashboard.json")
 START_SECONDS = 60.0
+PATIENCE = 180.0
 needed = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
     reason="Prometheus is not installed (Debian, Ubuntu: apt-get install --no-install-recommends prometheus)",
@@ -26,16 +30,48 @@ def rules() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for rule in group["rules"]}
 
 
+def panels(namespace: str = ".*", release: str = ".*") -> dict[str, str]:
+    """The queries of the dashboard by panel, as Grafana sends them for these choices."""
+    return {
+        f"{panel['title']}: {target['legendFormat']}": target["expr"]
+        .replace("$__rate_interval", "1m")
+        .replace("$namespace", namespace)
+        .replace("$release", release)
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel.get("targets", [])
+    }
+
+
+def selectors(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What alerts look at: every selector of their expressions."""
+    return {
+        f"{name}: {selector}": selector
+        for name, rule in found.items()
+        for selector in re.findall(r"\b(?:otto_\w+|up)\{[^}]*\}", rule["expr"])
+    }
+
+
+async def answered(server: "Prometheus", queries: Mapping[str, str]) -> None:
+    """Waits until each of them has been answered with a number."""
+    left, end = dict(queries), time.monotonic() + PATIENCE
+    while left:
+        for name, expression in list(left.items()):
+            if any(sample["value"][1] != "NaN" for sample in await server.query(expression)):
+                del left[name]
+        assert time.monotonic() < end, f"no answer in {PATIENCE} s to: {left}"
+        await asyncio.sleep(0.5)
+
+
 class Prometheus:
     """A server that runs."""
 
     def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
         self._session = session
-        self._address = address
+        self.url = f"http://{address}"
 
     async def get(self, path: str, **query: str) -> Any:
         """The data of an answer of its API."""
-        async with self._session.get(f"http://{self._address}/api/v1/{path}", params=query) as answer:
+        async with self._session.get(f"{self.url}/api/v1/{path}", params=query) as answer:
             found = await answer.json()
         assert found["status"] == "success", f"{query}: {found.get('error')}"
         return found["data"]
@@ -46,17 +82,12 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, targets: Mapping[str, Mapping[str, str]]) -> AsyncIterator[Prometheus]:
-    """A server with the alerts, which scrapes each address every second with these labels as job `ottoscaler`."""
+async def prometheus(directory: Path, job: Mapping[str, Any], rules: Path = ALERTS, every: str = "1s") -> AsyncIterator[Prometheus]:
+    """A server with these rules and this job, whose targets it scrapes that often."""
     configuration = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(ALERTS)],
-        "scrape_configs": [
-            {
-                "job_name": "ottoscaler",
-                "static_configs": [{"targets": [address], "labels": dict(labels)} for address, labels in targets.items()],
-            }
-        ],
+        "global": {"scrape_interval": every, "evaluation_interval": every},
+        "rule_files": [str(rules)],
+        "scrape_configs": [dict(job)],
     }
     file, log = directory / "prometheus.yml", directory / "prometheus.log"
     file.write_text(yaml.safe_dump(configuration))

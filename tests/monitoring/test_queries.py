@@ -8,12 +8,13 @@ import asyncio
 import json
 import re
 import subprocess
-import time
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import aiohttp
 import grpc.aio
@@ -30,11 +31,10 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, RetryPolicy
 
 from ..replicas.conftest import Installation
 from ..standalone.conftest import Standalone, serving
-from .prometheus import ALERTS, Prometheus, needed, prometheus, rules
+from .prometheus import DASHBOARD, Prometheus, answered, needed, panels, prometheus, rules, selectors
 
 pytestmark = [needed, pytest.mark.slow, pytest.mark.timeout(300)]
-DASHBOARD = ALERTS.parent / "dashboard.json"
-PATIENCE = 120.0
+TOOL = Path(__file__).resolve().parents[2] / "tools/dashboard_picture.py"
 RELEASE = {"namespace": "ci", "app_kubernetes_io_instance": "otto"}
 
 
@@ -114,7 +114,8 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
         executor = await installation.start("executor", OTTO_METRICS_LISTEN="127.0.0.1:0", OTTO_EXECUTOR_SCALER_ADDRESS=scaler.address)
         served = [next(e["address"] for e in one.events if e["event"] == "runtime.metrics_serving") for one in (scaler, executor)]
         metrics = [standalone.metrics, *served]
-        server = await stack.enter_async_context(prometheus(directory, dict.fromkeys(metrics, RELEASE)))
+        job = {"job_name": "ottoscaler", "static_configs": [{"targets": metrics, "labels": RELEASE}]}
+        server = await stack.enter_async_context(prometheus(directory, job))
         working = asyncio.create_task(busy(standalone, cluster.faults, scaler.scaler), name="busy")
         try:
             yield Scene(standalone, cluster, server, metrics)
@@ -123,38 +124,6 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
                 working.result()
             working.cancel()
             await asyncio.wait({working})
-
-
-def panels() -> dict[str, str]:
-    """The queries of the dashboard by panel, as Grafana sends them when everything is chosen."""
-    return {
-        f"{panel['title']}: {target['legendFormat']}": target["expr"]
-        .replace("$__rate_interval", "1m")
-        .replace("$namespace", ".*")
-        .replace("$release", ".*")
-        for panel in json.loads(DASHBOARD.read_text())["panels"]
-        for target in panel.get("targets", [])
-    }
-
-
-def selectors() -> dict[str, str]:
-    """What each alert looks at: every selector of its expression."""
-    return {
-        f"{name}: {selector}": selector
-        for name, rule in rules().items()
-        for selector in re.findall(r"\b(?:otto_\w+|up)\{[^}]*\}", rule["expr"])
-    }
-
-
-async def answers(server: Prometheus, queries: dict[str, str]) -> None:
-    """Waits until each of them has been answered with a number."""
-    left, end = dict(queries), time.monotonic() + PATIENCE
-    while left:
-        for name, expression in list(left.items()):
-            if any(sample["value"][1] != "NaN" for sample in await server.query(expression)):
-                del left[name]
-        assert time.monotonic() < end, f"no answer in {PATIENCE} s to: {left}"
-        await asyncio.sleep(0.5)
 
 
 async def exposed(address: str) -> str:
@@ -190,11 +159,22 @@ async def test_metrics_are_named_as_prometheus_wants_it_and_do_not_grow_with_wha
 
 
 async def test_every_query_of_alerts_and_panels_has_an_answer(tmp_path: Path) -> None:
-    """And the server takes what it scrapes and its rules, and finds no alert worth firing."""
+    """The server takes what it scrapes and its rules, and finds no alert worth firing; and the dashboard can be drawn from what it has."""
     async with scene(tmp_path) as here:
-        await answers(here.prometheus, selectors() | panels())
+        await answered(here.prometheus, selectors(rules()) | panels())
         targets = (await here.prometheus.get("targets"))["activeTargets"]
         assert [target["health"] for target in targets] == ["up"] * 3
         (group,) = (await here.prometheus.get("rules"))["groups"]
         assert {rule["health"] for rule in group["rules"]} == {"ok"}
         assert [rule["name"] for rule in group["rules"] if rule["state"] == "firing"] == []
+        drawn = ElementTree.fromstring(await asyncio.to_thread(picture, here.prometheus.url))
+        titles = [panel["title"] for panel in json.loads(DASHBOARD.read_text())["panels"]]
+        assert sorted(text for one in drawn.iterfind(".//{*}text[@class]") if (text := one.text or "") in titles) == sorted(titles)
+        lines = [panel.findall("./{*}path[@stroke]") for panel in drawn.iterfind("./{*}g")]
+        assert sum(map(bool, lines)) > 30
+
+
+def picture(url: str) -> str:
+    """The dashboard as tools/dashboard_picture.py draws it."""
+    command = [sys.executable, str(TOOL), url, "--seconds", "60"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
