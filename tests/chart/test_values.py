@@ -121,6 +121,7 @@ def test_a_setting_wins_over_what_the_chart_decides() -> None:
     assert scaler["OTTO_SCALER_EXECUTOR_ADDRESS"] == "elsewhere:1"
 
 
+@pytest.mark.timeout(600)
 def test_no_value_does_nothing() -> None:
     """Taking any one value out of the set that has them all changes what is rendered."""
     everything = yaml.safe_load((VALUES / "everything.yaml").read_text())
