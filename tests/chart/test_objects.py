@@ -182,7 +182,7 @@ def test_probes_ask_for_the_services_own_health(component: str) -> None:
 
 @pytest.mark.parametrize(("ipv6", "everywhere"), [(True, "[::]"), (None, "[::]"), (False, "0.0.0.0")])
 def test_pods_listen_on_all_of_their_addresses(*, ipv6: bool | None, everywhere: str) -> None:
-    """On IPv6 too, unless told not to, also with values kept from before there was a choice. What they advertise is whole in either case."""
+    """On IPv6 too, unless told not to, also with values kept from before there was a choice. What they advertise is whole in either."""
     found = with_values({"ipv6": ipv6, "executor.replicas": 2})
     for component in SERVICES:
         given = environment(found, component)
