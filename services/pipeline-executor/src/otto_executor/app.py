@@ -71,18 +71,13 @@ async def executor_component(
 
 async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:
     """Our part among the replicas that the lease chooses from. Raises StartError."""
-    from otto_kubekit.connecting import connect
-    from otto_kubekit.election import Election
+    from otto_kubekit.election import candidate
 
     if settings.store != "kubernetes":
         raise StartError("OTTO_EXECUTOR_LEASE is for replicas with one memory: set OTTO_EXECUTOR_STORE=kubernetes, or no lease")
     try:
-        # A client of its own: renewals wait behind nothing else.
-        client = await stack.enter_async_context(connect(kube, settings.namespace))
-        times = at.lease_times()
-        election = Election(
-            client, settings.lease, at.advertised(), duration=times.duration, renew_within=times.renew_within, retry=times.retry
-        )
+        taking_part = candidate(kube, settings.namespace, settings.lease, at.advertised(), *at.lease_times())
+        election = await stack.enter_async_context(taking_part)
     except (ConfigurationError, AddressError) as error:
         raise StartError(f"OTTO_EXECUTOR_LEASE={settings.lease}: {error}") from error
     return await stack.enter_async_context(replicas(election, at.runtime, "pipeline-executor"))

@@ -110,18 +110,13 @@ async def scaler_component(
 
 async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:
     """Our part among the replicas that the lease chooses from. Raises StartError."""
-    from otto_kubekit.connecting import connect
-    from otto_kubekit.election import Election
+    from otto_kubekit.election import candidate
 
     if settings.backend != "kubernetes":
         raise StartError("OTTO_SCALER_LEASE is for replicas that make pods: set OTTO_SCALER_BACKEND=kubernetes, or no lease")
     try:
-        # A client of its own: renewals wait behind nothing else.
-        client = await stack.enter_async_context(connect(kube, settings.namespace))
-        times = at.lease_times()
-        election = Election(
-            client, settings.lease, at.advertised(), duration=times.duration, renew_within=times.renew_within, retry=times.retry
-        )
+        taking_part = candidate(kube, settings.namespace, settings.lease, at.advertised(), *at.lease_times())
+        election = await stack.enter_async_context(taking_part)
     except (ConfigurationError, AddressError) as error:
         raise StartError(f"OTTO_SCALER_LEASE={settings.lease}: {error}") from error
     # Whoever watches a pipeline is served by any replica, so that the end of one that acts is none of theirs.
