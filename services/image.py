@@ -51,10 +51,14 @@ def lock(name: str) -> str:
 
 
 def code(name: str, target: Path) -> None:
-    """Copies the packages; what is compiled or said about types alone stays out."""
+    """Copies the packages, and says their versions as an installation does; what is compiled or said about types alone stays out."""
     for distribution in ours(name):
         left_out = shutil.ignore_patterns("__pycache__", "*.pyi", "testing", "testing.py", "py.typed")
         shutil.copytree(DISTRIBUTIONS[distribution].parent / "src", target, dirs_exist_ok=True, ignore=left_out)
+        version = tomllib.loads(DISTRIBUTIONS[distribution].read_text())["project"]["version"]
+        metadata = target / f"{distribution.replace('-', '_')}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
     for path in (target, *target.rglob("*")):
         os.utime(path, (TIME, TIME))
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +54,7 @@ def test_an_image_has_the_packages_that_its_service_needs_and_no_other(name: str
 def test_an_image_has_the_code_that_its_service_runs_and_no_other(name: str, package: str, tmp_path: Path) -> None:
     """With the copied code alone, beside the packages, the service is imported whole; nobody else's code and no test double is there."""
     IMAGE.code(name, tmp_path / "code")
-    there = {path.name for path in (tmp_path / "code").iterdir()}
+    there = {path.name for path in (tmp_path / "code").iterdir() if path.suffix != ".dist-info"}
     assert there == {path.name for other in IMAGE.ours(name) for path in (IMAGE.DISTRIBUTIONS[other].parent / "src").iterdir()}
     assert not [path for path in (tmp_path / "code").rglob("*") if "testing" in path.stem or path.suffix in {".pyc", ".pyi"}]
     script = (
@@ -64,6 +64,14 @@ def test_an_image_has_the_code_that_its_service_runs_and_no_other(name: str, pac
         f"assert own and all(f.startswith({str(tmp_path)!r}) for f in own), own"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_knows_the_versions_of_our_code(name: str, tmp_path: Path) -> None:
+    """A service tells its own and the libraries' among its metrics; without them none of them started."""
+    IMAGE.code(name, tmp_path)
+    told = {found.metadata["Name"]: found.version for found in distributions(path=[str(tmp_path)])}
+    assert told == {other: distribution(other).version for other in IMAGE.ours(name)}
 
 
 def test_what_has_not_changed_is_the_same_layer(tmp_path: Path) -> None:

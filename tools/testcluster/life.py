@@ -32,6 +32,8 @@ def up(place: Place, nodes: int | None) -> Cluster:
             running = len(current.nodes())
             if nodes not in (None, running):
                 raise ClusterError(f"the cluster runs with {running} node(s), not {nodes}: `make cluster-down` first")
+            if current.own:
+                engine.prepare()
             return current
         cluster = Cluster(place, own=not _engine_answers())
         if cluster.own:
