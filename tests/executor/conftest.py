@@ -13,9 +13,11 @@ import pytest
 
 from otto_executor.app import executor_component
 from otto_executor.settings import Settings
+from otto_executor.testing.cluster import fake_cluster
 from otto_executor.testing.fleet import Fleet
 from otto_executor.testing.scaler import ScalerDouble
 from otto_kubekit.settings import KubeSettings
+from otto_kubekit.testing import FakeCluster
 from otto_runtime.server import bound
 from otto_runtime.settings import RuntimeSettings
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import add_OttoscalerServiceServicer_to_server
@@ -23,6 +25,13 @@ from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 if TYPE_CHECKING:
     from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceAsyncStub
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    """A cluster in this process that knows PipelineRuns."""
+    async with fake_cluster() as made:
+        yield made
 
 
 @dataclass

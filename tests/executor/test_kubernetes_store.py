@@ -24,7 +24,7 @@ from otto_executor.stage import Phase, StageSpec, StageStatus, Worker, WorkerSta
 from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore, watched
 from otto_executor.stores.pipelinerun import FINALIZER, INSTANCE_LABEL, WHOLE
-from otto_executor.testing.cluster import fake_cluster, store_in
+from otto_executor.testing.cluster import store_in
 from otto_executor.translate_spec import spec_of, understood
 from otto_kubekit.bodies import merge
 from otto_kubekit.kinds import custom
@@ -34,12 +34,6 @@ from otto_kubekit.testing.faults import Asked
 from .test_stores import ended, message, record
 
 RAW = custom(WHOLE.group, WHOLE.version, WHOLE.plural, WHOLE.name)
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
-    async with fake_cluster() as made:
-        yield made
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from otto_executor.stage import Phase, StageStatus, Worker, WorkerStatus
 from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore
 from otto_executor.stores.pipelinerun import WHOLE
-from otto_executor.testing.cluster import fake_cluster, store_in
+from otto_executor.testing.cluster import store_in
 from otto_executor.testing.fleet import Fleet
 from otto_executor.translate_spec import understood
 from otto_kubekit.testing import FakeCluster
@@ -30,12 +30,6 @@ from .test_runs_from_outside import executor, state, until
 from .test_stores import ended, message, record
 
 ETCD_WORDS = "etcdserver: request is too large"
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
-    async with fake_cluster() as made:
-        yield made
 
 
 @pytest.fixture

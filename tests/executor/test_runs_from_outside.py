@@ -19,7 +19,7 @@ from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore
 from otto_executor.stores.pipelinerun import FINALIZER, WHOLE
 from otto_executor.stores.protocol import Arrival
-from otto_executor.testing.cluster import fake_cluster, store_in
+from otto_executor.testing.cluster import store_in
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import Crash
 from otto_executor.translate_spec import understood
@@ -31,12 +31,6 @@ from otto_runtime.tasks import Backoff
 
 from .test_conductor import begin_and_end, fleet, pipeline, process, run, to_the_end  # noqa: F401  the fixture
 from .test_kubernetes_store import thing
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
-    async with fake_cluster() as made:
-        yield made
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ async def test_a_pod_that_is_deleted_leaves_what_was_read_and_a_notice(cluster: 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["in the place of the log", "400"])
 async def test_a_log_that_its_node_has_deleted_is_told_to_be_missing(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, refused: bool
 ) -> None:
     """A worker whose log was never read before is incomplete, and says so; the kubelet's words are nobody's output. It is released."""
     monkeypatch.setattr(kubernetes_lane, "GONE_SECONDS", 0.3)
@@ -214,6 +214,8 @@ async def test_a_log_that_its_node_has_deleted_is_told_to_be_missing(
         await until(lambda: cluster.stand.scaler.released == ["w-1"], 30)
     assert messages(got) == []
     assert len(notices(got)) == 1
+    reasons = {vars(record)["reason"] for record in caplog.records if record.message == "relay.source.gone"}
+    assert reasons == {cluster.fake.log("w-1").gone}
 
 
 async def test_a_node_that_can_not_read_a_log_for_a_moment_loses_nothing(cluster: Cluster) -> None:

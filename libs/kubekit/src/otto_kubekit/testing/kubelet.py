@@ -12,7 +12,7 @@ from aiohttp import web
 
 from otto_kubekit.testing.containers import End, Life, Script, Stop, local_process, scripted
 from otto_kubekit.testing.logs import ContainerLog, Pause, reading, send
-from otto_kubekit.testing.refusals import bad_request
+from otto_kubekit.testing.refusals import bad_request, node_refuses
 from otto_kubekit.testing.resources import CLAIMS, PODS
 from otto_kubekit.testing.storage import Change, Object, Storage
 from otto_kubekit.testing.verbs import now
@@ -138,7 +138,7 @@ class Kubelet:
             raise bad_request(f'container "{container}" in pod "{name}" is waiting to start: {reason}')
         log = self.log(pod, container)
         if log.gone and log.refused:
-            raise bad_request(log.gone)
+            raise node_refuses(log.gone)
         return web.Response(text=log.gone) if log.gone else await send(request, log, how, closing, pause)
 
     async def _live(self, pod: Object) -> None:

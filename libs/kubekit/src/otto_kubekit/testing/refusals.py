@@ -74,6 +74,12 @@ def bad_request(message: str) -> Refusal:
     return Refusal(400, "BadRequest", message)
 
 
+def node_refuses(words: str) -> Refusal:
+    """What a kubelet answers with 400, as the API server hands it on."""
+    cause = {"reason": "UnexpectedServerResponse", "message": words}
+    return Refusal(400, "BadRequest", "the server rejected our request for an unknown reason", {"causes": [cause]})
+
+
 def too_large() -> Refusal:
     """What etcd says of a request over its limit, handed on as it is."""
     return Refusal(500, "", "etcdserver: request is too large")

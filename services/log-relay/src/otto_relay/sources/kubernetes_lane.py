@@ -144,7 +144,9 @@ class Lane:
 
     async def _nothing(self, error: BadRequestError | NotFoundError) -> SourceError:
         """What it means that the container's log was refused."""
-        if self._stream and "PodLogsQuerySplitStreams" in error.message:
+        # What a node answers with 400 the API server hands on as a cause of its own answer.
+        said = next((cause.message for cause in error.details.causes if cause.message), error.message)
+        if self._stream and "PodLogsQuerySplitStreams" in f"{error.message} {said}":
             return ApartRefusedError(str(error))
         if isinstance(error, NotFoundError):
             # Also said by a kubelet that has not heard of the pod yet; of one that is gone asking for it tells.
@@ -152,7 +154,7 @@ class Lane:
                 await self._worker.newer()
             except SourceLostError as lost:
                 return lost
-        return _NothingYetError(str(error), error.message if isinstance(error, BadRequestError) else "")
+        return _NothingYetError(str(error), said if isinstance(error, BadRequestError) else "")
 
 
 class _NothingYetError(SourceError):
