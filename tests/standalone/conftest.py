@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 
 
 class Standalone:
@@ -73,7 +73,8 @@ class Standalone:
 
     async def kill(self) -> None:
         """`kill -9`."""
-        self.process.send_signal(signal.SIGKILL)
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
 
     async def stop(self) -> int:
