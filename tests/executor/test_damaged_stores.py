@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from otto_executor.errors import RunUnreadableError, StoreUnusableError
+from otto_executor.errors import RunUnreadableError, StoreUnavailableError, StoreUnusableError
 from otto_executor.retry import RetryPolicy
 from otto_executor.stage import StageSpec, StageStatus
 from otto_executor.stores import StoredRun
@@ -84,6 +84,24 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogC
     await store.close()
     store = await open_store(path)
     assert await store.unfinished() == ["new"]
+    await store.close()
+
+
+async def test_a_file_that_gets_damaged_while_it_is_used_says_what_to_do(tmp_path: Path) -> None:
+    """Its runs can't be read any more: told as what it is, with what helps; the next start keeps it aside."""
+    path = tmp_path / "runs.sqlite"
+    store = await open_store(path)
+    for number in range(50):
+        await store.create(record(f"p{number}"), [message(1)])
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._connection.execute("PRAGMA shrink_memory")  # what it holds in memory is not read again
+    overwritten(path)
+    with pytest.raises(StoreUnavailableError, match=r"it is damaged\. Start the service again, which keeps the damaged file aside"):
+        await store.page((), None, 100)
+    await store.close()
+    store = await open_store(path)
+    assert list(tmp_path.glob("runs.sqlite.damaged-*"))
+    assert await store.unfinished() == []
     await store.close()
 
 

@@ -107,8 +107,10 @@ def open_file(path: Path) -> OpenFile:
 
 def remedy(error: sqlite3.Error) -> str:
     """What to do about it: the beginning of a sentence."""
-    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    return "Make room on its disk" if full else "Make it readable and writable"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGE:
+        return "Start the service again, which keeps the damaged file aside and begins a new one"
+    return "Make room on its disk" if code == sqlite3.SQLITE_FULL else "Make it readable and writable"
 
 
 def _hold(path: Path) -> int:
