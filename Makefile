@@ -96,13 +96,11 @@ generate: setup ## Regenerate what is generated: code from protos, the README's 
 	python libs/contracts/tools/generate.py
 	python tools/settings_table.py
 	python tools/chart_values.py
-	python tools/dashboard.py
 
 verify: setup ## The twins of generate: what is committed is what would be generated, and the wire contract breaks nothing
 	python libs/contracts/tools/generate.py --check
 	python tools/settings_table.py --check
 	python tools/chart_values.py --check
-	python tools/dashboard.py --check
 	buf breaking --against '.git#ref=$(BASE)'
 
 # checkov pins a hundred packages of its own, which would decide ours: so it lives in an environment beside them.

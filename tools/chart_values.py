@@ -1,7 +1,8 @@
-"""Writes the parts of the chart that follow from the services' code; with --check, compares instead of writing.
+"""Writes the generated files of the chart; with --check, compares instead of writing.
 
 values.schema.json: charts/ottoscaler/values.schema.yaml, closed, with every setting that the code declares, its bounds and its description.
 files/stop.yaml: what a stop takes, of which the chart makes terminationGracePeriodSeconds.
+files/dashboard.json: Grafana's dashboard, by dashboard.py.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import yaml
+from dashboard import dashboard
 from settings_table import SECTIONS
 
 from otto_runtime.server import stop_seconds
@@ -20,6 +22,7 @@ from otto_runtime.settings import RuntimeSettings
 
 CHART = Path(__file__).resolve().parents[1] / "charts/ottoscaler"
 SOURCE, SCHEMA, STOP = CHART / "values.schema.yaml", CHART / "values.schema.json", CHART / "files/stop.yaml"
+DASHBOARD = CHART / "files/dashboard.json"
 KINDS = {prefix: where for _, where, prefix in SECTIONS}
 CLOSING_SECONDS = 5
 """Beyond the stages of a stop, for closing what the composition roots opened and for the end of the process."""
@@ -102,10 +105,10 @@ def stop() -> str:
 
 def main() -> int:
     """Runs the command; the exit code is 1 when --check found a difference."""
-    parser = argparse.ArgumentParser(description="Write the chart's values.schema.json and files/stop.yaml.")
+    parser = argparse.ArgumentParser(description="Write the generated files of the chart.")
     parser.add_argument("--check", action="store_true", help="compare with what is committed and write nothing")
     arguments = parser.parse_args()
-    for path, text in ((SCHEMA, schema()), (STOP, stop())):
+    for path, text in ((SCHEMA, schema()), (STOP, stop()), (DASHBOARD, dashboard())):
         if not arguments.check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:

@@ -1,17 +1,13 @@
-"""Writes the chart's Grafana dashboard, charts/ottoscaler/files/dashboard.json; with --check, compares instead of writing.
+"""The chart's Grafana dashboard, which chart_values.py writes.
 
 A panel is a title, a unit, and queries with their legends. `@` stands for the labels of the installation that the viewer chose.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
-FILE = Path(__file__).resolve().parents[1] / "charts/ottoscaler/files/dashboard.json"
 CHOSEN = 'namespace=~"$namespace", app_kubernetes_io_instance=~"$release"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 7
@@ -270,21 +266,3 @@ def dashboard() -> str:
     head = json.dumps(whole, indent=1, ensure_ascii=False)
     lines = ",\n".join(f"  {json.dumps(panel, ensure_ascii=False)}" for panel in panels())
     return f'{head.removesuffix(chr(10) + "}")},\n "panels": [\n{lines}\n ]\n}}\n'
-
-
-def main() -> int:
-    """Runs the command; the exit code is 1 when --check found a difference."""
-    parser = argparse.ArgumentParser(description="Write the chart's Grafana dashboard.")
-    parser.add_argument("--check", action="store_true", help="compare with what is committed and write nothing")
-    arguments = parser.parse_args()
-    fresh = dashboard()
-    if not arguments.check:
-        FILE.write_text(fresh)
-    elif not FILE.exists() or FILE.read_text() != fresh:
-        print(f"{FILE.relative_to(FILE.parents[3])} is not what tools/dashboard.py says: run `make generate`", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
