@@ -19,7 +19,7 @@ from ..patient_clients import Clients
 from .conftest import Install
 from .installation import CHART, RELEASE, ROOT, Installation, said
 
-pytestmark = [needed, pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [needed, pytest.mark.cluster, pytest.mark.timeout(1500)]
 FAULTS = re.compile(r"UNKNOWN|5\.\.|401|expired|otto_relay_handler|Calls that fail")
 """What has nothing to show where nothing is wrong, and there is no otto-handler: tests/monitoring has both."""
 

@@ -17,7 +17,7 @@ import yaml
 ALERTS = Path(__file__).resolve().parents[2] / "charts/ottoscaler/files/alerts.yaml"
 DASHBOARD = ALERTS.with_name("dashboard.json")
 START_SECONDS = 60.0
-PATIENCE = 180.0
+PATIENCE = 600.0
 needed = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
     reason="Prometheus is not installed (Debian, Ubuntu: apt-get install --no-install-recommends prometheus)",

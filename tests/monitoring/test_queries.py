@@ -33,7 +33,7 @@ from ..replicas.conftest import Installation
 from ..standalone.conftest import Standalone, serving
 from .prometheus import DASHBOARD, Prometheus, answered, needed, panels, prometheus, rules, selectors
 
-pytestmark = [needed, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [needed, pytest.mark.slow, pytest.mark.timeout(900)]
 TOOL = Path(__file__).resolve().parents[2] / "tools/dashboard_picture.py"
 RELEASE = {"namespace": "ci", "app_kubernetes_io_instance": "otto"}
 
