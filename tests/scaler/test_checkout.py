@@ -220,9 +220,10 @@ async def test_no_helper_program_is_ever_run(rig: Rig, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-async def test_a_password_in_the_url_is_masked(rig: Rig) -> None:
-    """It is among what the relay masks, and not in our own words."""
-    wanted = script("true", repository="http://user:hunter2word@127.0.0.1:1/x.git")
+@pytest.mark.parametrize("password", ["hunter2word", "p@ss:hunter2word"])
+async def test_a_password_in_the_url_is_masked(rig: Rig, password: str) -> None:
+    """It is among what the relay masks, and not in our own words, also with an @ in it that nobody has escaped."""
+    wanted = script("true", repository=f"http://user:{password}@127.0.0.1:1/x.git")
     worker = await rig.run(wanted)
     assert worker.state is State.FAILED
     assert "hunter2word" not in worker.error

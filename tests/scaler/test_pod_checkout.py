@@ -168,9 +168,10 @@ def test_what_was_asked_for_never_meets_a_shell(place: Place, where: str) -> Non
         assert [path for root in (place.workspace, place.home) for path in root.rglob("owned")] == []
 
 
-def test_a_password_in_the_url_is_in_no_words_of_ours(place: Place) -> None:
+@pytest.mark.parametrize("password", ["hunter2word", "p@ss:hunter2word"])
+def test_a_password_in_the_url_is_in_no_words_of_ours(place: Place, password: str) -> None:
     """Neither in the log nor in what the worker's error is made of."""
-    ended = place.run("http://user:hunter2word@127.0.0.1:1/x.git")
+    ended = place.run(f"http://user:{password}@127.0.0.1:1/x.git")
     assert ended.returncode != 0
     assert "hunter2word" not in ended.stdout
     assert "hunter2word" not in place.words.read_text()

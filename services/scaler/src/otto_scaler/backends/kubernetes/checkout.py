@@ -13,7 +13,7 @@ from otto_scaler.worker import WorkerSpec
 SCRIPT = r"""
 set -u
 say() { printf 'otto: %s\n' "$1"; }
-shown=$(printf '%s' "$OTTO_REPOSITORY" | sed 's|://[^/@]*@|://|')
+shown=$(printf '%s' "$OTTO_REPOSITORY" | sed 's|://[^/]*@|://|')
 wanted="${OTTO_COMMIT_SHA:-the default branch} of $shown"
 fail() {
   status=$?

@@ -151,4 +151,4 @@ def _remove(path: bytes) -> None:
 
 def _shown(repository: bytes) -> str:
     """The repository without the password that its URL may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", repository.decode("utf-8", "replace"))
+    return re.sub(r"(?<=://)[^/?#]*@", "", repository.decode("utf-8", "replace"))
