@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 import yaml
 
 from otto_executor.conductor import Conductor
-from otto_executor.stage import StageSpec
+from otto_executor.retry import Failure, FailureCause
+from otto_executor.stage import Phase, StageSpec, StageStatus
 from otto_executor.stores.pipelinerun import WHOLE
 from otto_executor.testing.cluster import real_cluster, store_over
 from otto_executor.testing.fleet import Fate, Fleet
@@ -20,8 +23,9 @@ from otto_kubekit.client import Client
 from otto_kubekit.errors import InvalidError
 
 from .test_conductor import fleet, pipeline, process, run  # noqa: F401  the fixture
+from .test_large_runs import large, noise
 from .test_runs_from_outside import apply, read
-from .test_stores import CRD
+from .test_stores import CRD, ended, message
 
 pytestmark = [
     pytest.mark.cluster,
@@ -121,3 +125,24 @@ async def test_a_mistake_in_a_spec_is_told_by_either(client: Client, executor: C
     await apply(client, "refused-later", [{"stageId": "a", "dependsOn": ["b"]}])
     await until_listed(client, ["refused-later", "Refused"])
     assert "there is no stage 'b'" in await kubectl(client, "get", "plr", "refused-later", "-o", "wide")
+
+
+async def test_a_run_that_etcd_takes_no_more_of_is_told_in_fewer_words(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody has filled the metadata of a large run: the API server refuses a save for that, and takes a shorter one."""
+    draw = random.Random(1)
+    run = large(draw)
+    async with store_over(client) as store:
+        await store.create(run, [message(1, stage_id=run.definition.stages[0].stage_id)])
+        assert run.owner is not None
+        await client.patch(WHOLE, run.owner.name, merge({"metadata": {"annotations": {"note": "x" * 250_000}}}))
+        for stage in run.state.stages.values():
+            stage.phase, stage.status, stage.attempt, stage.message = Phase.ENDED, StageStatus.FAILED, 1, noise(draw, 2000)
+            stage.failure = Failure(FailureCause.EXIT_CODE, stage.message, 1)
+        said = [replace(message(number), message=noise(draw, 2000), error=noise(draw, 2000)) for number in range(2, 400)]
+        await store.save(run, said, edge=True)
+        await store.save(ended(run, 1_700_000_009.0, StageStatus.FAILED), [], edge=True)
+    async with store_over(client) as other:
+        back = await other.load("large")
+    assert back is not None
+    assert back.state.ended_at == 1_700_000_009.0
+    assert "executor.run.shortened" in {record.message for record in caplog.records}

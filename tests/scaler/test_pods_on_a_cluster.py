@@ -9,7 +9,9 @@ import pytest
 from otto_kubekit import kinds
 from otto_kubekit.client import Client
 from otto_kubekit.objects import PartialObject, Pod
-from otto_scaler.backends.kubernetes import deadlines
+from otto_scaler.backends.kubernetes import backend as backend_module
+from otto_scaler.backends.kubernetes import deadlines, manifest
+from otto_scaler.errors import NotReadyError
 from otto_scaler.worker import Cause, ExtraContainer, State, WorkerSpec
 
 from .conftest import ClusterRig, cluster_rig, script, spec, until
@@ -171,3 +173,85 @@ async def base_image(rig: ClusterRig) -> str:
     wanted = spec("image")
     await rig.run(wanted)
     return (await pod_of(rig, wanted)).spec.containers[0].image
+
+
+def injecting(monkeypatch: pytest.MonkeyPatch, field: str, container: dict[str, Any]) -> None:
+    """Each pod gets a container more, as from a webhook of a mesh."""
+    made = manifest.pod
+
+    def pod(*given: Any, **options: Any) -> dict[str, Any]:
+        body = made(*given, **options)
+        [own] = body["spec"]["containers"]
+        kept = {key: own[key] for key in ("image", "imagePullPolicy", "securityContext") if key in own}
+        body["spec"].setdefault(field, []).append({**kept, **container})
+        return body
+
+    monkeypatch.setattr(manifest, "pod", pod)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_a_plain_container_beside_it_does_not_keep_a_worker(rig: ClusterRig, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """The worker ends as its own container did, soon and with its log; its pod has ended too."""
+    injecting(monkeypatch, "containers", {"name": "proxy", "command": ["sh", "-c", "trap exit TERM; while :; do sleep 0.1; done"]})
+    wanted = script(f"echo said; exit {code}", timeout=200.0)
+    worker = await rig.run(wanted)
+    assert (worker.exit_code, worker.cause) == (code, Cause.EXIT_CODE if code else Cause.UNSPECIFIED)
+    assert worker.ended - worker.started < 5e9
+    assert await log_of(rig.client, wanted) == "said\n"
+    assert (await pod_of(rig, wanted)).status.phase == "Failed"
+
+
+async def test_an_init_container_that_fails_is_named(rig: ClusterRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kubectl names it, with its exit code."""
+    injecting(monkeypatch, "initContainers", {"name": "mesh-init", "command": ["sh", "-c", "exit 7"]})
+    worker = await rig.run(script("true"))
+    assert (worker.cause, worker.started) == (Cause.INTERNAL, 0)
+    assert worker.error == "Init:Error: container mesh-init ended with exit code 7"
+
+
+async def test_a_webhook_that_does_not_answer_fails_a_worker_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers are told to repeat, until a worker has been refused for as long as it may be pending."""
+    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 1.0)
+    group, plural = "admissionregistration.k8s.io", "validatingwebhookconfigurations"
+    webhooks = kinds.custom(group, "v1", plural, "ValidatingWebhookConfiguration", namespaced=False)
+    async with cluster_rig(tmp_path, pending_timeout=5.0) as rig:
+        name = f"{rig.client.namespace}.example.com"
+        webhook = {
+            "name": name,
+            "clientConfig": {"service": {"namespace": rig.client.namespace, "name": "nobody"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": rig.client.namespace}},
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "timeoutSeconds": 1,
+        }
+        await rig.client.create(webhooks, {"metadata": {"name": name}, "webhooks": [webhook]})
+        try:
+            told: list[str] = []
+            number = 0
+            while True:
+                try:
+                    created = await rig.create(spec(f"task-{number}"))
+                except NotReadyError as error:
+                    told.append(str(error))
+                    continue
+                if told:
+                    break
+                number += 1  # the API server has not heard of the webhook yet
+            [(_, why, cause, _)] = created.refused
+            assert cause is Cause.INTERNAL
+            assert f'failed calling webhook "{name}"' in why
+            assert len(told) > 1
+        finally:
+            await rig.client.delete(webhooks, name)
+
+
+async def test_a_claim_that_somebody_deletes_ends_who_comes_next(rig: ClusterRig) -> None:
+    """In the scheduler's words, long before the time that a worker may be pending."""
+    first, second = script("echo left > file", workspace="ws-1"), script("cat file", task="second", workspace="ws-1")
+    assert (await rig.run(first)).state is State.SUCCEEDED
+    await rig.backend.remove(first.identity.name)
+    await rig.client.delete(kinds.CLAIMS, "ws-1")
+    worker = await rig.run(second)
+    assert worker.cause is Cause.UNSCHEDULABLE
+    assert 'persistentvolumeclaim "ws-1"' in worker.error
