@@ -5,6 +5,7 @@ containers and mounts are gone, whoever killed it and when. What has to be remov
 and the directory, all called as the place is.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,6 +31,8 @@ PACKAGES = {
     "buildah": "buildah",  # builds our images, for which such an engine has no way out
 }
 CAP_SYS_RESOURCE = 24
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+LEAST_INOTIFY = 1024  # of the whole machine: a node takes some 25, so that the kernel's own 128 end with the fifth
 CGROUPS = Path("/sys/fs/cgroup")
 START_SECONDS = 60
 END_SECONDS = 30
@@ -83,6 +86,7 @@ def start(place: Place) -> None:
     if len(str(place.socket)) > LONGEST_SOCKET:
         raise ClusterError(f"{place.socket} is too long for a socket: set XDG_STATE_HOME to a shorter directory")
     place.engine.mkdir(parents=True)
+    _allow_watching()
     runc = programs.runc()
     settings: dict[str, object] = {
         "data-root": str(place.engine / "data"),
@@ -167,6 +171,13 @@ def _began(pid: str) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""
     return "" if fields[0] == "Z" else fields[19]
+
+
+def _allow_watching() -> None:
+    """Where it is too low, raise how many processes of this machine may watch files: a node beyond that does not start."""
+    if int(INOTIFY.read_text()) < LEAST_INOTIFY:
+        with contextlib.suppress(OSError):  # where it can't be changed there is room for a few nodes at least
+            INOTIFY.write_text(str(LEAST_INOTIFY))
 
 
 def _may_raise_limits() -> bool:

@@ -16,7 +16,19 @@ from testcluster.steps import run
 # Test pods by the hundred on one machine; what they need to start is in the nodes already. Nodes tell all of their images, of which there
 # are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that.
 KUBELET = {"kind": "KubeletConfiguration", "maxPods": 250, "serializeImagePulls": False, "nodeStatusMaxImages": -1}
-OLD_CONTROL_GROUPS = {"failCgroupV1": False}
+# On control groups of version 1 a systemd that starts hundreds of containers at once freezes some in the middle of their start, and runc
+# fails ("unable to freeze"): there kubelet and containerd make the groups themselves.
+OLD_CONTROL_GROUPS = {"failCgroupV1": False, "cgroupDriver": "cgroupfs"}
+WITHOUT_SYSTEMD = "\n".join(
+    f'[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{handler}.options]\nSystemdCgroup = false'
+    for handler in ("runc", "test-handler")
+)
+# What kubeadm waits for would be there in seconds, unless the machine has much else to do; the whole is bounded by CREATE_SECONDS.
+PATIENCE = {
+    "timeouts": dict.fromkeys(
+        ("kubernetesAPICall", "controlPlaneComponentHealthCheck", "kubeletHealthCheck", "tlsBootstrap", "discovery"), "8m"
+    )
+}
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"  # a label and a taint of those nodes
 CREATE_SECONDS = 600
 READY_SECONDS = 180
@@ -74,11 +86,16 @@ class Cluster:
 
 def create(cluster: Cluster, nodes: int, image: str | None) -> None:
     """Create the cluster and wait until its nodes take pods; `image` is the nodes', or None for Kind's own, which is pulled."""
+    old = cluster.run("docker", "info", "--format", "{{.CgroupVersion}}").strip() == "1"
     configuration = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {"ipFamily": "ipv4", **({"disableDefaultCNI": True, "kubeProxyMode": "nftables"} if image else {})},
-        "kubeadmConfigPatches": [json.dumps(KUBELET | (OLD_CONTROL_GROUPS if image else {}))],
+        "kubeadmConfigPatches": [
+            json.dumps(KUBELET | (OLD_CONTROL_GROUPS if old else {})),
+            *(json.dumps({"kind": kind} | PATIENCE) for kind in ("InitConfiguration", "JoinConfiguration")),
+        ],
+        "containerdConfigPatches": [WITHOUT_SYSTEMD] if old else [],
         "nodes": [{"role": "control-plane"}, *[{"role": "worker"}] * (nodes - 1)],
     }
     options = ["--name", cluster.place.name, "--kubeconfig", str(cluster.place.kubeconfig), *(["--image", image] if image else [])]
@@ -88,8 +105,13 @@ def create(cluster: Cluster, nodes: int, image: str | None) -> None:
 
 
 def connect_pods(cluster: Cluster) -> None:
-    """Give every node's pods their network, and the other nodes and whoever is inside the namespace the way there."""
-    cluster.run("kubectl", "wait", "--for=jsonpath={.spec.podCIDR}", "nodes", "--all", f"--timeout={READY_SECONDS}s")
+    """Give every node's pods their network, and the other nodes and whoever is inside the namespace the way there. May be repeated: a node
+    that has left and joined again may have another network.
+    """
+    limit = f"--timeout={READY_SECONDS}s"
+    nodes = [f"node/{name}" for name in cluster.nodes()]
+    cluster.run("kubectl", "wait", "--for=create", *nodes, limit)  # one may join after Kind has ended
+    cluster.run("kubectl", "wait", "--for=jsonpath={.spec.podCIDR}", *nodes, limit)
     listed = json.loads(cluster.run("kubectl", "get", "nodes", "--output=json"))["items"]
     pods = {node["metadata"]["name"]: node["spec"]["podCIDR"] for node in listed}
     addresses = {
