@@ -105,6 +105,23 @@ async def test_a_file_that_gets_damaged_while_it_is_used_says_what_to_do(tmp_pat
     await store.close()
 
 
+@pytest.mark.parametrize("damage", [overwritten, truncated, emptied], ids=lambda damage: damage.__name__)
+async def test_a_damaged_file_in_use_is_left_to_who_uses_it(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """A second process is refused and moves nothing, however the file looks: the first one may still write to it."""
+    path = tmp_path / "runs.sqlite"
+    store = await open_store(path)
+    for number in range(50):
+        await store.create(record(f"p{number}"), [message(1)])
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    await store.create(record("last"), [message(1)])
+    damage(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(StoreUnusableError, match="in use by another process"):
+        await open_store(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    await store.close()
+
+
 async def test_a_file_that_lost_its_log_goes_on_from_what_it_has(tmp_path: Path) -> None:
     """Without its write-ahead log it is as it was when that was last written back; nothing older is missing."""
     path = await left_behind(tmp_path)

@@ -12,9 +12,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from ottoscaler.v1.log_pb2 import BuildIdentifier, WorkerIdentifier
+from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import TailLogsRequest
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
+from ottoscaler.v1.otto_handler_log_service_pb2 import WorkerLogEntry
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub
 from ottoscaler.v1.ottoscaler_service_pb2 import WatchWorkersRequest, WorkerStatusRequest
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
@@ -150,8 +151,11 @@ STREAMS: dict[str, Callable[[grpc.aio.Channel, str, str], Any]] = {
     "StreamLogs": lambda channel, _, __: LogStreamingServiceStub(channel).StreamLogs(),
     "ForwardWorkerLogs": lambda channel, _, __: OttoHandlerLogServiceStub(channel).ForwardWorkerLogs(),
 }
-SILENT = {"StreamLogs", "ForwardWorkerLogs"}
-"""Say nothing to a caller that says nothing."""
+SENDING: dict[str, Any] = {
+    "StreamLogs": LogEntry(worker_id="sends-1", message="x"),
+    "ForwardWorkerLogs": WorkerLogEntry(worker_id="sends-2", message="x"),
+}
+"""Say nothing to a caller that says nothing: here is what they can be told."""
 
 
 async def _begun(channel: grpc.aio.Channel) -> str:
@@ -178,8 +182,10 @@ async def test_a_stream_may_be_cancelled_in_every_state(standalone: Standalone, 
         for name, opened in STREAMS.items():
             for _ in range(3):
                 call = opened(channel, "open", worker)
-                if state in {"after a message", "while it waits"} and name not in SILENT:
+                if state in {"after a message", "while it waits"}:
                     async with asyncio.timeout(WAIT_SECONDS):
+                        if name in SENDING:
+                            await call.write(SENDING[name])
                         assert await call.read() is not grpc.aio.EOF
                 if state == "while it waits":
                     await asyncio.sleep(0.05)
@@ -190,9 +196,12 @@ async def test_a_stream_may_be_cancelled_in_every_state(standalone: Standalone, 
         await completed(channel, "open")
         if state == "after its end":
             for name, opened in STREAMS.items():
-                if name not in SILENT | {"WatchWorkers"}:
+                if name != "WatchWorkers":
                     call = opened(channel, "open", worker)
                     async with asyncio.timeout(WAIT_SECONDS):
+                        if name in SENDING:
+                            await call.write(SENDING[name])
+                            await call.done_writing()
                         while await call.read() is not grpc.aio.EOF:
                             pass
                     call.cancel()
@@ -212,7 +221,7 @@ async def test_a_stop_ends_every_stream_with_ok(standalone: Standalone) -> None:
             for _, call in calls:
                 await call.initial_metadata()
             for name, call in calls[: len(calls) // 2]:
-                if name not in SILENT:
+                if name not in SENDING:
                     await call.read()
         _, code = await asyncio.gather(asyncio.sleep(0.2), standalone.stop())
         assert code == 0
