@@ -138,13 +138,7 @@ def test_splitting_a_line_anywhere_hides_nothing_less(
         at, index = at + size, index + 1
     stamp = b"2026-11-24T01:02:03.000000004Z stdout "
     data = b"".join(stamp + (b"F " if number == len(parts) else b"P ") + part + b"\n" for number, part in enumerate(parts, start=1))
-
-    def split(pending: bytes, complete: bool) -> int:
-        if not complete and len(pending) < limit + masker.longest:
-            return 0
-        return masker.cut(pending, limit, complete=complete)
-
-    joiner = Joiner(b"", split, limit)
+    joiner = Joiner(b"", masker.split(limit), limit)
     lines = []
     for start in range(0, len(data), chunk):
         # The reader is given whole stretches of the file from its own offset on, as the file source does.

@@ -233,10 +233,12 @@ async def test_a_relay_that_is_started_again_goes_on_where_the_answers_ended(pus
     push.stand.scaler.show("w-1")
     async with push.up():
         async with push.relay(handler_window=100):
-            await until(lambda: "10" in {entry.metadata["otto.sequence"] for entry in push.handler.got})
+            await until(lambda: "10" in {entry.metadata["otto.sequence"] for entry in push.handler.got} and metric("pushed_total") >= 5)
+            acknowledged = metric("pushed_total")
         (path,) = (push.stand.directory / "spool" / "handler").glob("*.at")
         position = unpack(path.read_bytes())
         assert position is not None
+        assert position.answered - len(position.again) >= acknowledged
         refused.clear()
         before = len(push.handler.taken)
         async with push.relay(handler_window=100):

@@ -301,12 +301,7 @@ class Collector:
         if not await self._source.available(known.worker_id, ending):
             return "this worker's log is gone; lines after this one are missing" if followed.started else ""
         masker = Masker(await self._source.secrets(known.worker_id))
-
-        def split(text: bytes, complete: bool) -> int:
-            if not complete and len(text) < self._max_line_bytes + masker.longest:
-                return 0
-            return masker.cut(text, self._max_line_bytes, complete=complete)
-
+        split = masker.split(self._max_line_bytes)
         log.debug("relay.worker.following", extra={"worker": known.worker_id, "stored": known.spool.last})
         try:
             async with aclosing(self._source.lines(known.worker_id, known.position, ending, split)) as batches:  # type: ignore[type-var]  # an async generator behind an AsyncIterator

@@ -9,7 +9,7 @@ lines; 850 KB of nothing but escapes cost 0.1 s, where other text of that length
 import base64
 import bisect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -197,6 +197,19 @@ class Masker:
             at = end
         parts.append(text[at:])
         return b"".join(parts)
+
+    def split(self, limit: int) -> Callable[[bytes, bool], int]:
+        """Says of a line where its next entry of at most `limit` bytes ends (see Split).
+
+        What has no end yet waits for as much as may show a value that begins before the place.
+        """
+
+        def split(text: bytes, complete: bool) -> int:
+            if not complete and len(text) < limit + self.longest:
+                return 0
+            return self.cut(text, limit, complete=complete)
+
+        return split
 
     def cut(self, text: bytes, limit: int, *, complete: bool) -> int:
         """Where to split a longer line: at most `limit` bytes in, at a character's edge, never inside something to replace.
