@@ -42,20 +42,41 @@ async def work(here: Installation) -> None:
         await clients.run(pipeline("ill", ill))
 
 
-def job(directory: Path, namespace: str) -> dict[str, Any]:
-    """The job that the page describes, for one namespace and from outside of the cluster: pods are read through the API server."""
+def found(here: Installation) -> list[dict[str, Any]]:
+    """All ports of all pods of the namespace, labelled as Prometheus's own look for pods does it, which Debian's build does without."""
+
+    def name(kind: str, label: str) -> str:
+        return f"__meta_kubernetes_pod_{kind}_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}"
+
+    return [
+        {
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+            "labels": {
+                "__meta_kubernetes_namespace": here.namespace,
+                "__meta_kubernetes_pod_name": pod["metadata"]["name"],
+                "__meta_kubernetes_pod_container_port_name": port.get("name", ""),
+                "__meta_kubernetes_pod_container_port_number": str(port["containerPort"]),
+                **{name("label", label): value for label, value in pod["metadata"]["labels"].items()},
+                **{name("annotation", label): value for label, value in pod["metadata"]["annotations"].items()},
+            },
+        }
+        for pod in json.loads(here.kubectl("get", "pods", "--output", "json"))["items"]
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", [])
+    ]
+
+
+def job(directory: Path, here: Installation) -> dict[str, Any]:
+    """The job that the page describes, from outside of the cluster: pods are read through the API server."""
     page = (ROOT / "docs/monitoring.md").read_text()
     (text,) = re.findall(r"^```yaml\n(scrape_configs:\n  - job_name: kubernetes-pods.*?)^```", page, re.MULTILINE | re.DOTALL)
     (described,) = yaml.safe_load(text)["scrape_configs"]
-    kubeconfig = said("kubectl", "config", "view", "--raw", "--minify", "--output", "json")
-    access = json.loads(kubeconfig)
-    (directory / "kubeconfig").write_text(kubeconfig)
-    for name, of, key in (
-        ("ca", access["clusters"][0]["cluster"], "certificate-authority-data"),
-        ("cert", access["users"][0]["user"], "client-certificate-data"),
-        ("key", access["users"][0]["user"], "client-key-data"),
-    ):
-        (directory / f"{name}.pem").write_bytes(base64.b64decode(of[key]))
+    assert described.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    access = json.loads(said("kubectl", "config", "view", "--raw", "--minify", "--output", "json"))
+    cluster, user = access["clusters"][0]["cluster"], access["users"][0]["user"]
+    files = {"ca": cluster["certificate-authority-data"], "cert": user["client-certificate-data"], "key": user["client-key-data"]}
+    for name, data in files.items():
+        (directory / f"{name}.pem").write_bytes(base64.b64decode(data))
     through = [
         {
             "source_labels": ["__meta_kubernetes_namespace", "__meta_kubernetes_pod_name", "__meta_kubernetes_pod_container_port_number"],
@@ -64,14 +85,13 @@ def job(directory: Path, namespace: str) -> dict[str, Any]:
             "target_label": "__metrics_path__",
         },
         {"source_labels": ["pod"], "target_label": "instance"},
-        {"replacement": access["clusters"][0]["cluster"]["server"].removeprefix("https://"), "target_label": "__address__"},
+        {"replacement": cluster["server"].removeprefix("https://"), "target_label": "__address__"},
     ]
-    (found,) = described["kubernetes_sd_configs"]
     return {
         **described,
         "scheme": "https",
-        "tls_config": {f"{name}_file": str(directory / f"{name}.pem") for name in ("ca", "cert", "key")},
-        "kubernetes_sd_configs": [{**found, "kubeconfig_file": str(directory / "kubeconfig"), "namespaces": {"names": [namespace]}}],
+        "tls_config": {f"{name}_file": str(directory / f"{name}.pem") for name in files},
+        "static_configs": found(here),
         "relabel_configs": [*described["relabel_configs"], *through],
     }
 
@@ -86,7 +106,7 @@ async def test_a_prometheus_that_finds_pods_by_annotations_answers_for_a_release
     wanted = selectors(alerts) | panels(here.namespace, RELEASE)
     working = asyncio.create_task(work(here), name="work")
     try:
-        async with prometheus(tmp_path, job(tmp_path, here.namespace), rules, "2s") as server:
+        async with prometheus(tmp_path, job(tmp_path, here), rules, "2s") as server:
             await answered(server, {name: query for name, query in wanted.items() if not FAULTS.search(f"{name}{query}")})
             acting = await server.query("sum by (service) (otto_replica_acting)")
             assert {one["metric"]["service"]: one["value"][1] for one in acting} == {"scaler": "1", "pipeline-executor": "1"}

@@ -102,16 +102,21 @@ async def prometheus(directory: Path, job: Mapping[str, Any], rules: Path = ALER
             stderr=output,
         )
     try:
-        async with asyncio.timeout(START_SECONDS):
-            while not (address := _listening(log)):
-                assert process.returncode is None, log.read_text()
-                await asyncio.sleep(0.05)
         async with aiohttp.ClientSession() as session:
+            async with asyncio.timeout(START_SECONDS):
+                while not ((address := _listening(log)) and await _ready(session, address)):
+                    assert process.returncode is None, log.read_text()
+                    await asyncio.sleep(0.05)
             yield Prometheus(session, address)
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+async def _ready(session: aiohttp.ClientSession, address: str) -> bool:
+    async with session.get(f"http://{address}/-/ready") as answer:
+        return answer.status == 200
 
 
 def _listening(log: Path) -> str:
