@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from ..cluster_report import tell, written
-from .installation import IMAGES, CommandError, Installation, install, uninstall
+from .installation import IMAGES, CommandError, Installation, install, make_namespace, uninstall
 
 Install = Callable[..., Installation]
 _there: list[str] = []
@@ -37,6 +37,7 @@ def _installed(*sets: str) -> Installation:
     namespace = f"otto-test-{secrets.token_hex(3)}"
     _there.append(namespace)
     try:
+        make_namespace(namespace)
         return install(namespace, *sets)
     except CommandError as error:
         error.add_note(f"what was in namespace {namespace}: {written('install', namespace)}")

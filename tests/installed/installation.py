@@ -13,6 +13,8 @@ from typing import Any
 
 import grpc.aio
 import yaml
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "ottoscaler"
@@ -28,9 +30,9 @@ class CommandError(AssertionError):
     """A command that had to work did not."""
 
 
-def said(*command: str, stdin: str | None = None) -> str:
+def said(*command: str, stdin: str | None = None, directory: Path | None = None) -> str:
     """What a command prints. Raises CommandError with what it said against it."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=READY_SECONDS + 60, check=False)
+    done = subprocess.run(command, input=stdin, cwd=directory, capture_output=True, text=True, timeout=READY_SECONDS + 60, check=False)
     if done.returncode:
         raise CommandError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -70,29 +72,47 @@ class Installation:
             found[pod["metadata"]["annotations"].get("ottoscaler.io/pipeline-id", "")].append(pod["metadata"]["name"])
         return found
 
-    def kill(self, pod: str) -> None:
-        """`kill -9` of the first process in a pod's container, from the node; only a cluster whose nodes are containers of ours lets us."""
+    def kill(self, pod: str) -> bool:
+        """`kill -9` of the first process in a pod's container, from the node; false if there is none at the moment.
+
+        Only a cluster whose nodes are containers of ours lets us.
+        """
         found = json.loads(self.kubectl("get", "pod", pod, "--output", "json"))
-        container = found["status"]["containerStatuses"][0].get("containerID", "").removeprefix("containerd://")
-        if container:
-            command = (
-                "docker",
-                "exec",
-                found["spec"]["nodeName"],
-                "ctr",
-                "--namespace",
-                "k8s.io",
-                "tasks",
-                "kill",
-                "--signal",
-                "SIGKILL",
-                container,
-            )
-            subprocess.run(command, capture_output=True, timeout=60, check=False)
+        statuses = found["status"].get("containerStatuses", [])
+        container = statuses[0].get("containerID", "").removeprefix("containerd://") if statuses else ""
+        on_node = ("docker", "exec", found["spec"].get("nodeName", ""))
+        command = ("ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container)
+        return bool(container) and subprocess.run([*on_node, *command], capture_output=True, timeout=60, check=False).returncode == 0
 
     def upgrade(self, *sets: str) -> None:
         """Helm upgrade with some values more, back with all pods ready."""
         said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
+
+    def restart(self, *components: str) -> None:
+        """Replaces their pods, all at the same time, as an upgrade does; back with all pods ready."""
+        self.kubectl("rollout", "restart", *map(_workload, components))
+        for component in components:
+            self.kubectl("rollout", "status", _workload(component), f"--timeout={READY_SECONDS}s")
+
+    async def serves(self) -> None:
+        """Back when the front door says that all three services are SERVING."""
+        async with self.channel() as channel, asyncio.timeout(READY_SECONDS):
+            while not await _serving(channel):
+                await asyncio.sleep(0.2)
+
+
+def _workload(component: str) -> str:
+    return f"{'statefulset' if component == 'log-relay' else 'deployment'}/{RELEASE}-ottoscaler-{component}"
+
+
+async def _serving(channel: grpc.aio.Channel) -> bool:
+    try:
+        answer = await HealthStub(channel).Check(HealthCheckRequest(), wait_for_ready=True)
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+    return bool(answer.status == HealthCheckResponse.SERVING)
 
 
 def worker_image() -> str:
@@ -103,10 +123,14 @@ def worker_image() -> str:
     return f"{image['repository']}:{image['tag']}"
 
 
-def install(namespace: str, *sets: str) -> Installation:
-    """A release with every pod ready, in a namespace that keeps to the restricted profile."""
+def make_namespace(namespace: str) -> None:
+    """One that keeps to the restricted profile."""
     said("kubectl", "create", "namespace", namespace)
     said("kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+
+
+def install(namespace: str, *sets: str) -> Installation:
+    """A release with every pod ready, in a namespace that is there."""
     values = [
         "frontDoor.service.type=NodePort",
         "frontDoor.service.nodePort=null",
@@ -114,6 +138,8 @@ def install(namespace: str, *sets: str) -> Installation:
         "workers.resources.requests.cpu=5m",
         "workers.resources.requests.memory=16Mi",
         "relay.spool.size=1Gi",
+        # Two releases fit beside the control plane into two cores, also while each pod of one is replaced by another.
+        *(f"{part}.resources.requests.cpu=20m" for part in ("scaler", "executor", "relay", "frontDoor")),
         f"workers.image={worker_image()}",
         *sets,
     ]

@@ -77,25 +77,9 @@ async def test_a_port_of_every_node(installation: Installation) -> None:
 
 
 async def restarted(installation: Installation, *components: str) -> None:
-    """Replaces their pods, all at the same time, as an upgrade does; back when everything serves again."""
-    kinds = [f"{'statefulset' if one == 'log-relay' else 'deployment'}/{RELEASE}-ottoscaler-{one}" for one in components]
-    await installation.kubectl_soon("rollout", "restart", *kinds)
-    for kind in kinds:
-        await installation.kubectl_soon("rollout", "status", kind, "--timeout=200s")
-    async with installation.channel() as channel, asyncio.timeout(60):
-        while not await serving(channel):
-            await asyncio.sleep(0.2)
-
-
-async def serving(channel: grpc.aio.Channel) -> bool:
-    """What the front door says of all three services."""
-    try:
-        answer = await HealthStub(channel).Check(HealthCheckRequest(), wait_for_ready=True)
-    except grpc.aio.AioRpcError as error:
-        if error.code() != grpc.StatusCode.UNAVAILABLE:
-            raise
-        return False
-    return bool(answer.status == HealthCheckResponse.SERVING)
+    """Replaces their pods; back when everything serves again."""
+    await asyncio.to_thread(installation.restart, *components)
+    await installation.serves()
 
 
 async def heard(script: Script) -> dict[str, object]:

@@ -1,0 +1,78 @@
+"""What the README says about upgrades, rollbacks and an end of it all, done to a release."""
+
+import asyncio
+import json
+import re
+import secrets
+import shlex
+
+import pytest
+
+from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, ScaleResponse
+from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
+from ottoscaler.v1.worker_pb2 import WorkerSpec
+
+from ..patient_clients import Clients
+from .conftest import Install
+from .installation import ROOT, Installation, install, said
+from .test_pipelines import one_stage
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+
+async def test_the_commands_of_the_readme_leave_nothing_behind(installed: Install) -> None:
+    """Those for an upgrade work, and those that remove everything do, with work going on; installed again it works again."""
+    installation = await asyncio.to_thread(installed)
+    namespace = installation.namespace
+    assert await asyncio.to_thread(left, namespace)
+    upgrade, remove = readme_commands(namespace)
+    async with asyncio.timeout(900):
+        await used(installation)
+        for command in [*upgrade, *remove]:
+            await asyncio.to_thread(said, *command, directory=ROOT)
+        async with asyncio.timeout(120):
+            while found := await asyncio.to_thread(left, namespace):
+                await asyncio.sleep(1)
+        assert not found
+        await used(await asyncio.to_thread(install, namespace))
+
+
+async def used(installation: Installation) -> None:
+    """A run that has ended, with a workspace, one that goes on, and workers of no pipeline: one that has ended, one that goes on."""
+    await installation.serves()
+    clients = Clients(installation)
+    shares = one_stage("echo built > built", config={"otto.workspace": "shared"})
+    account = await clients.run(shares)
+    assert account.outcome()["only"] == ("STAGE_COMPLETED", 1)
+    await clients.submit(one_stage("sleep 3600"))
+    async with installation.channel() as channel:
+        for task, command in {"ended": "true", "goes-on": "sleep 3600"}.items():
+            worker = WorkerSpec(command=["sh", "-c"], args=[command])
+            asked = ScaleRequest(task_id=f"{task}-{secrets.token_hex(3)}", worker_count=1, worker=worker)
+            answer = await OttoscalerServiceStub(channel).ScaleUp(asked, wait_for_ready=True)
+            assert answer.status == ScaleResponse.SUCCESS
+
+
+def readme_commands(namespace: str) -> list[list[list[str]]]:
+    """Those for upgrades and those to remove everything, in this namespace; the CRD stays, as others have runs here."""
+    section = (ROOT / "README.md").read_text().partition("### Upgrade, roll back, uninstall\n")[2].partition("\n##")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    in_ours = [block.replace("--namespace ottoscaler", f"--namespace {namespace}").replace(" …", "") for block in blocks]
+    lines = [[shlex.split(line, comments=True) for line in block.splitlines()] for block in in_ours]
+    return [[line for line in block if line[1:3] != ["delete", "crd"]] for block in lines]
+
+
+def left(namespace: str) -> list[str]:
+    """What is in a namespace beside what Kubernetes puts into each, and what outside of it names it."""
+    always = {"configmaps/kube-root-ca.crt", "serviceaccounts/default", f"namespaces/{namespace}"}
+    found = []
+    for scope in ("true", "false"):
+        kinds = said("kubectl", "api-resources", f"--namespaced={scope}", "--verbs=list", "--output=name").split()
+        kinds = [kind for kind in kinds if not kind.startswith(("events", "componentstatuses"))]
+        listed = json.loads(said("kubectl", "get", ",".join(kinds), f"--namespace={namespace}", "--output=json"))["items"]
+        for item in listed:
+            name = f"{item['kind'].lower()}s/{item['metadata']['name']}"
+            if name not in always and (scope == "true" or namespace in json.dumps(item)):
+                found.append(name)
+    return found
