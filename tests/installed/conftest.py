@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,19 +19,25 @@ def installation() -> Iterator[Installation]:
     """The release that most tests use."""
     if not IMAGES.exists():
         pytest.fail(f"{IMAGES} is not there: make images makes it")
-    before = len(_there)
-    try:
-        yield _installed()
-    finally:
-        _uninstalled(before)
+    with installing() as install_release:
+        yield install_release()
 
 
 @pytest.fixture
 def installed() -> Iterator[Install]:
     """Installs further releases, with values as `helm --set` takes them."""
+    with installing() as install_release:
+        yield install_release
+
+
+@contextmanager
+def installing() -> Iterator[Install]:
+    """The same for as long as somebody wants; then they are uninstalled."""
     before = len(_there)
-    yield _installed
-    _uninstalled(before)
+    try:
+        yield _installed
+    finally:
+        _uninstalled(before)
 
 
 def _installed(*sets: str) -> Installation:

@@ -16,6 +16,8 @@ import yaml
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from otto_runtime.channels import channel_options
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "ottoscaler"
 IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "values.yaml"))
@@ -49,7 +51,7 @@ class Installation:
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
         """To the front door, on a connection of its own."""
-        async with grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
             yield channel
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:

@@ -19,6 +19,8 @@ from .test_pipelines import one_stage
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 COUNTING = "i=1; while :; do echo line $i; i=$((i+1)); sleep 0.05; done"
+COUNTING_AT_FIRST = f'[ "$OTTO_ATTEMPT" -gt 1 ] && exit 0; {COUNTING}'
+"""The first attempt has to be ended, the second one ends well."""
 
 
 def lines(account: Account) -> list[str]:
@@ -38,11 +40,27 @@ def end_of(account: Account) -> PipelineProgress:
     return [m for m in account.progress if m.stage_id == "only"][-1]
 
 
-async def run_and(installation: Installation, request: PipelineRequest, enough: int, act: Callable[[], object]) -> Account:
+def first_failure(account: Account) -> PipelineProgress:
+    """What was told first of a failure."""
+    return next(m for m in account.progress if m.failure_cause)
+
+
+def assert_retried(account: Account, cause: "FailureCause.ValueType", words: str) -> None:
+    """The first attempt of the only stage ended so, with these words and all of its lines; the second is the stage's end."""
+    failed = first_failure(account)
+    assert failed.failure_cause == cause, failed
+    assert words in failed.error_message, failed
+    assert account.outcome()["only"] == ("STAGE_COMPLETED", 2)
+    assert_all_lines(account, 20)
+
+
+async def run_and(
+    installation: Installation, request: PipelineRequest, enough: int, act: Callable[[], object], seconds: float = 200
+) -> Account:
     """Runs it, and acts once `enough` lines have come."""
     clients = Clients(installation)
     account = Account(request.pipeline_id)
-    async with asyncio.timeout(200):
+    async with asyncio.timeout(seconds):
         await clients.submit(request)
         async with asyncio.TaskGroup() as group:
             group.create_task(clients.follow_progress(account), name="progress")
@@ -99,15 +117,13 @@ async def test_an_image_that_does_not_exist(installation: Installation) -> None:
 
 async def test_a_pod_that_is_deleted(installation: Installation) -> None:
     """`kubectl delete pod` of a worker is a failure with cause DELETED, retried as the infrastructure's; what it said is there."""
-    request = one_stage('[ "$OTTO_ATTEMPT" -gt 1 ] && exit 0; ' + COUNTING)
+    request = one_stage(COUNTING_AT_FIRST)
 
     def delete() -> None:
         installation.kubectl("delete", "pod", "--wait=false", *installation.workers()[request.pipeline_id])
 
     account = await run_and(installation, request, 20, delete)
-    assert account.outcome()["only"] == ("STAGE_COMPLETED", 2)
-    assert FailureCause.FAILURE_CAUSE_DELETED in {m.failure_cause for m in account.progress}
-    assert_all_lines(account, 20)
+    assert_retried(account, FailureCause.FAILURE_CAUSE_DELETED, "it was deleted from outside")
 
 
 async def test_a_quota_that_refuses(installation: Installation) -> None:
