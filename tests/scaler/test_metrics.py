@@ -37,6 +37,7 @@ async def test_workers_are_counted_by_state_and_cause_with_the_times_they_waited
         await rig.create(one, two, queue=True)
         await rig.runs(one)
         await rig.runs(two)
+        clock.now += 2
         await rig.create(three, queue=True)
         assert (figure("workers", state="running"), figure("workers", state="pending"), figure("workers_queued")) == (2, 1, 1)
         assert figure("workers_limit") == 2
