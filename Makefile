@@ -130,8 +130,8 @@ test-long: setup node ## The long tests: seeded crashes, thousands of pipelines,
 
 check: lint types verify chart ## What CI checks before the tests
 
-bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=5 times; SIZE=0.1 for a quick look; ONLY=status,chain for some)
-	PYTHONPATH=tests python -m bench run --runs $(RUNS) --size $(SIZE) --json $(JSON) $(if $(ONLY),--only $(ONLY))
+bench: setup ## Measure a standalone service: a table, and $(JSON) (RUNS=5 times; SIZE=0.1 for a quick look; ONLY=status,chain for some; MARKDOWN=1)
+	PYTHONPATH=tests python -m bench run --runs $(RUNS) --size $(SIZE) --json $(JSON) $(if $(ONLY),--only $(ONLY)) $(if $(MARKDOWN),--markdown)
 
 # The two results stand where make expects goals: they become goals that do nothing.
 ifeq (bench-compare,$(firstword $(MAKECMDGOALS)))
@@ -161,7 +161,7 @@ clean: ## Remove what was made here: .venv, caches, dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ A real cluster
-.PHONY: cluster-up cluster-down cluster-status cluster-shell cluster-load test-cluster
+.PHONY: cluster-up cluster-down cluster-status cluster-shell cluster-load test-cluster bench-cluster
 CLUSTER := PYTHONPATH=tools python -m testcluster
 cluster-up: setup ## Have a Kubernetes cluster of this checkout's own, with Kind (NODES=2 for more than one node)
 	@$(CLUSTER) up $(if $(NODES),--nodes $(NODES))
@@ -183,3 +183,10 @@ test-cluster: setup clients node ## The tests that need the cluster (ONLY=words 
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(BUILD) --workshop)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15 -m cluster $(if $(ONLY),-k "$(ONLY)")
+
+bench-cluster: JSON := .bench/cluster.json
+bench-cluster: setup clients ## Measure a release on it beside bare pods: a table, and $(JSON) (RUNS=5, SIZE=0.1, ONLY=starts,chain as for bench; MARKDOWN=1)
+	@$(BUILD) --workshop
+	@tools/load-images
+	@$(CLUSTER) run env PYTHONPATH=. python -m tests.bench.cluster run --runs $(RUNS) --size $(SIZE) --json $(JSON) \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(MARKDOWN),--markdown)

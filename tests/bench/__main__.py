@@ -6,15 +6,13 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from . import calls, endings, lines, memory, pipelines
-from .compare import changes
-from .figures import FIGURES, Results, middle, written
+from .figures import FIGURES, middle
 from .machine import description
+from .report import compared, keep, markdown, table
 from .service import Service, serving
 
 MEASURES: dict[str, Callable[[Service, float], Awaitable[dict[str, float]]]] = {
@@ -42,33 +40,6 @@ async def measured(names: list[str], runs: int, size: float) -> dict[str, list[f
     return values
 
 
-def table(results: Results) -> Table:
-    """Medians, spread and targets."""
-    shown = Table("measure", "median", "lowest … highest", "at least", "", title_justify="left")
-    for name, figure in FIGURES.items():
-        if values := results.get(name):
-            value = middle(values)
-            target = "" if figure.target is None else f"{'≤' if figure.lower_is_better else '≥'} {written(figure.target)}"
-            mark = {True: "ok", False: "MISSED", None: ""}[figure.good(value)]
-            shown.add_row(figure.words, f"{written(value)} {figure.unit}", f"{written(min(values))} … {written(max(values))}", target, mark)
-    return shown
-
-
-def compared(old: dict[str, Any], new: dict[str, Any]) -> Table:
-    """Changes, and whether they are more than noise."""
-    shown = Table("measure", "old", "new", "change", "")
-    for change in changes(old["values"], new["values"]):
-        figure = FIGURES[change.name]
-        shown.add_row(
-            figure.words,
-            f"{written(change.old)} {figure.unit}",
-            f"{written(change.new)} {figure.unit}",
-            f"{change.share:+.0%}",
-            {"same": "", "unsure": "within noise"}.get(change.verdict, change.verdict.upper()),
-        )
-    return shown
-
-
 def main() -> int:
     """Returns the exit code: 0 measured, 1 a target was missed with --strict, 2 usage."""
     parser = argparse.ArgumentParser(prog="bench", description="Measures a standalone service, or compares two results.")
@@ -78,6 +49,7 @@ def main() -> int:
     run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.1 for a quick look (1)")
     run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
     run.add_argument("--json", type=Path, help="where the values go")
+    run.add_argument("--markdown", action="store_true", help="print the table as the README has it")
     run.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
     compare = commands.add_parser("compare", help="what changed beyond noise")
     compare.add_argument("old", type=Path)
@@ -106,10 +78,11 @@ def main() -> int:
     machine = description()
     values = asyncio.run(measured(names, arguments.runs, arguments.size))
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine, "runs": arguments.runs, "size": arguments.size, "values": values}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    console.print(table(values))
+        keep(arguments.json, machine, arguments.runs, arguments.size, values)
+    if arguments.markdown:
+        sys.stdout.write(markdown(FIGURES, values) + "\n")
+    else:
+        console.print(table(FIGURES, values))
     if "status" in names and "status.h2load" not in values:
         console.print("not measured: h2load is not there (Debian's package nghttp2-client), or not all of its calls were answered")
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))

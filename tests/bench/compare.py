@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .cluster.figures import CLUSTER_FIGURES
 from .figures import FIGURES, Results, middle
 
+KNOWN = FIGURES | CLUSTER_FIGURES
+"""Those of both kinds of results."""
 SMALLEST = 0.05
 """Changes of medians below this share are never called changes: the same build measured twice differs by as much."""
 
@@ -30,7 +33,7 @@ def changes(old: Results, new: Results) -> Iterator[Change]:
     A change is called one only when no run of one side reaches into the runs of the other: with three runs a side that happens by chance
     to one figure in ten (2 of the 20 orders of six values), with five to one in 126.
     """
-    for name, figure in FIGURES.items():
+    for name, figure in KNOWN.items():
         before, after = old.get(name), new.get(name)
         if not before or not after:
             continue

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..bench.cluster.figures import CLUSTER_FIGURES
 from ..bench.compare import changes
 from ..bench.figures import FIGURES, percentile
 
@@ -96,3 +98,24 @@ def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> 
     compared = subprocess.run([*command, "compare", str(result), str(result)], cwd=tests, capture_output=True, text=True, check=False)
     assert compared.returncode == 0, compared.stderr
     assert "WORSE" not in compared.stdout
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_small_run_on_a_cluster_measures_everything(tmp_path: Path) -> None:
+    """The same command as in `make bench-cluster`, with fake nodes beside the real ones, of which nothing is left."""
+    if shutil.which("go") is None:
+        pytest.skip("kwok is built by Go, which is not here")
+    result = tmp_path / "result.json"
+    command = [sys.executable, "-m", "tests.bench.cluster", "run", "--runs", "1", "--size", "0.03", "--json", str(result), "--markdown"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(result.read_text())
+    assert set(found["values"]) == set(CLUSTER_FIGURES)
+    assert {"cpu", "kubernetes", "nodes"} <= found["machine"].keys()
+    for name, figure in CLUSTER_FIGURES.items():
+        assert f"| {figure.words} |" in done.stdout
+        assert name == "cluster.requests.other" or min(found["values"][name]) > 0
+    assert [change.verdict for change in changes(found["values"], found["values"])] == ["same"] * len(CLUSTER_FIGURES)
+    nodes = subprocess.run(["kubectl", "get", "nodes", "--output", "name"], capture_output=True, text=True, check=True).stdout.split()
+    assert len(nodes) == found["machine"]["nodes"]

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from testcluster import clients, images, life, place
+from testcluster import clients, images, life, place, programs
 from testcluster.kind import Cluster
 from testcluster.steps import ClusterError
 
@@ -20,6 +20,8 @@ def main() -> int:
                 clients.install(given.directory)
             case "base":
                 print(images.base())
+            case "kwok":
+                print(programs.kwok())
             case "up":
                 life.up(here, given.nodes)
                 print(f"The cluster {here.name} is up; `make cluster-shell` has kubectl, helm and kind for it", file=sys.stderr)
@@ -59,6 +61,7 @@ def _arguments() -> argparse.Namespace:
     load.add_argument("--image", help="of its engine")
     load.add_argument("--archive", type=Path, help="a file as docker save writes it")
     commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
+    commands.add_parser("kwok", help="print where kwok is, which makes nodes and pods that need no machine; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)
     return parser.parse_args()

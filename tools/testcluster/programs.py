@@ -58,6 +58,11 @@ def storage() -> Path:
     return _built("storage", ["tool"]) / "local-path-provisioner"
 
 
+def kwok() -> Path:
+    """What makes nodes and pods that need no machine, for benches of many."""
+    return _built("kwok", ["tool"]) / "kwok"
+
+
 def pause() -> Path:
     """The process that holds a pod's namespaces: waits, and reaps what is left to it."""
     source = Path(__file__).with_name("node") / "pause.c"

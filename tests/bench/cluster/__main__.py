@@ -1,0 +1,117 @@
+"""`make bench-cluster`: measures on the cluster that KUBECONFIG names, and prints a table. `bench compare` compares its results too."""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+from rich.console import Console
+
+from otto_runtime.tasks import leaves
+
+from ..figures import middle
+from ..machine import description
+from ..report import keep, markdown, table
+from . import lines, memory, pipelines, requests, scale, starts
+from .figures import CLUSTER_FIGURES
+from .kwok import NoKwokError
+from .release import InterruptedMeasureError, Release, released
+
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What gives figures, and the values that the release has to have for it, which it keeps for those that follow."""
+
+    measured: Callable[[Release, float], Awaitable[dict[str, float]]]
+    values: Sequence[str] = ()
+
+
+MEASURES = {
+    "memory": Measure(memory.footprint),
+    "starts": Measure(starts.starting),
+    "chain": Measure(pipelines.chain),
+    "many": Measure(pipelines.many),
+    "lines": Measure(lines.latency),
+    "requests": Measure(requests.requests, requests.VALUES),
+    "scale": Measure(scale.scale, scale.VALUES),
+}
+"""In the order in which they run on one release: first what wants it fresh, last what fills it."""
+
+
+async def measured(names: Sequence[str], runs: int, size: float) -> dict[str, list[float]]:
+    """The values of all figures, run after run, each on a release of its own."""
+    values: dict[str, list[float]] = {}
+    for run in range(runs):
+        async with released() as release:
+            for name in names:
+                sys.stderr.write(f"run {run + 1} of {runs}: {name}\n")
+                for figure, value in (await _undisturbed(MEASURES[name], release, size)).items():
+                    values.setdefault(figure, []).append(value)
+    return values
+
+
+async def _undisturbed(measure: Measure, release: Release, size: float) -> dict[str, float]:
+    """Its figures; it is begun again when a service went away meanwhile, a few times."""
+    await release.configure(*measure.values)
+    for _ in range(TRIES):
+        try:
+            return await measure.measured(release, size)
+        except (ExceptionGroup, grpc.aio.AioRpcError, InterruptedMeasureError) as error:
+            cause = next(leaves(error))
+            if not isinstance(cause, grpc.aio.AioRpcError | InterruptedMeasureError):
+                raise
+            sys.stderr.write(f"disturbed, so begun again: {cause}\n")
+        await release.configure()
+        await release.emptied()
+    raise RuntimeError(f"disturbed {TRIES} times")
+
+
+def cluster() -> dict[str, str | int]:
+    """Which one it is."""
+    template = "{range .items[*]}{.status.nodeInfo.kubeletVersion} {end}"
+    done = subprocess.run(["kubectl", "get", "nodes", "--output", f"jsonpath={template}"], capture_output=True, text=True, check=True)
+    versions = done.stdout.split()
+    return {"kubernetes": versions[0], "nodes": len(versions)}
+
+
+def main() -> int:
+    """Returns the exit code: 0 measured, 1 a target was missed with --strict or something can't be measured here, 2 usage."""
+    parser = argparse.ArgumentParser(prog="bench.cluster", description="Measures a release on a cluster.")
+    run = parser.add_subparsers(dest="command", required=True).add_parser("run", help="measure")
+    run.add_argument("--runs", type=int, default=3, help="how often everything is measured (3)")
+    run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.05 for a quick look (1)")
+    run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
+    run.add_argument("--json", type=Path, help="where the values go")
+    run.add_argument("--markdown", action="store_true", help="print the table as the README has it")
+    run.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
+    if unknown := [name for name in names if name not in MEASURES]:
+        parser.error(f"--only: {', '.join(unknown)}: known are {', '.join(MEASURES)}")
+    if arguments.runs < 1 or not 0.01 <= arguments.size <= 10:
+        parser.error("--runs is at least 1, --size from 0.01 to 10")
+    machine = {**description(), **cluster()}
+    try:
+        values = asyncio.run(measured([name for name in MEASURES if name in names], arguments.runs, arguments.size))
+    except NoKwokError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if arguments.json:
+        keep(arguments.json, machine, arguments.runs, arguments.size, values)
+    if arguments.markdown:
+        sys.stdout.write(markdown(CLUSTER_FIGURES, values) + "\n")
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(table(CLUSTER_FIGURES, values))
+    sys.stdout.write(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
+    missed = any(CLUSTER_FIGURES[name].good(middle(found)) is False for name, found in values.items())
+    return 1 if missed and arguments.strict else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,61 @@
+"""Thousands of pipelines and pods, on fake nodes: what passes through, and what the services are like afterwards."""
+
+import asyncio
+import time
+
+from . import kwok
+from .figures import SERVICES
+from .memory import resident, status
+from .pipelines import at_once, run_to_end
+from .release import Release, unique
+
+VALUES = (*kwok.VALUES, "executor.settings.max_active_pipelines=5000", "scaler.settings.finished_ttl=86400")
+"""All 2,000 can be asked for at once, and no finished pod goes."""
+RATED, DRAINED = 1000, 2000
+AT_A_TIME = 100
+"""As many as the default cap lets run."""
+QUIET_SECONDS = 3.0
+
+
+async def scale(release: Release, size: float) -> dict[str, float]:
+    """One after the other, as each needs what those before it leave."""
+    async with kwok.fake_nodes(release.client, release.installation.address.partition(":")[0]):
+        try:
+            return await _measured(release, size)
+        finally:
+            await release.configure()
+            await release.emptied()
+
+
+async def _measured(release: Release, size: float) -> dict[str, float]:
+    found = {"cluster.rate": await _rate(release, max(10, round(RATED * size)))}
+    found["cluster.drain"] = await _drain(release, max(20, round(DRAINED * size)))
+    await asyncio.sleep(QUIET_SECONDS)
+    found["cluster.status.3000"] = await status(release, size)
+    found |= await resident(release, "3000")
+    for service in SERVICES:
+        found[f"cluster.start.{service}"] = await release.restarted(service)
+    return found
+
+
+async def _rate(release: Release, count: int) -> float:
+    """Pipelines per second, from the first request to the last end."""
+    left = iter(range(count))
+    async with release.channel() as channel:
+
+        async def client() -> None:
+            for _ in left:
+                await run_to_end(channel, unique("rate"))
+
+        begun = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_A_TIME):
+                group.create_task(client(), name="rate")
+        return count / (time.perf_counter() - begun)
+
+
+async def _drain(release: Release, count: int) -> float:
+    async with release.channel() as channel:
+        begun = time.perf_counter()
+        await at_once(channel, "drain", count)
+        return count / (time.perf_counter() - begun)
