@@ -98,3 +98,16 @@ async def test_a_name_that_is_no_directory_reads_nothing(source: FileSource, tmp
         await source.available(name, ending)
     with pytest.raises(SourceLostError):
         await source.secrets(name)
+
+
+async def test_a_link_in_place_of_a_log_leads_nowhere(source: FileSource, tmp_path: Path) -> None:
+    """A worker can't have another file read as its own lines, nor as its values."""
+    other = LogFile(tmp_path, "w-2")
+    other.write("not yours")
+    (tmp_path / "w-1").mkdir()
+    for name in ("log", "secrets"):
+        (tmp_path / "w-1" / name).symlink_to(other.path)
+    with pytest.raises(SourceError):
+        await asyncio.wait_for(Reader(source).run(), 30)
+    with pytest.raises(SourceError, match="can't be read"):
+        await source.secrets("w-1")
