@@ -9,10 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import calls, endings, lines, memory, pipelines
-from .figures import FIGURES, middle
+from . import calls, endings, lines, memory, pipelines, report
+from .figures import FIGURES
 from .machine import description
-from .report import compared, keep, markdown, table
 from .service import Service, serving
 
 MEASURES: dict[str, Callable[[Service, float], Awaitable[dict[str, float]]]] = {
@@ -45,12 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description="Measures a standalone service, or compares two results.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure")
-    run.add_argument("--runs", type=int, default=5, help="how often everything is measured (5)")
-    run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.1 for a quick look (1)")
-    run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
-    run.add_argument("--json", type=Path, help="where the values go")
-    run.add_argument("--markdown", action="store_true", help="print the table as the README has it")
-    run.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
+    report.options(run, MEASURES, runs=5)
     compare = commands.add_parser("compare", help="what changed beyond noise")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
@@ -59,7 +53,7 @@ def main() -> int:
     if arguments.command == "compare":
         try:
             old, new = (json.loads(path.read_text()) for path in (arguments.old, arguments.new))
-            console.print(compared(old, new))
+            console.print(report.compared(old, new))
         except (OSError, ValueError, KeyError) as error:
             parser.error(f"not a result of `bench run --json`: {error}")
         for key in ("cpu", "cores", "memory_gib"):
@@ -70,24 +64,13 @@ def main() -> int:
         for words, result in (("old", old), ("new", new)):
             console.print(f"{words}: {', '.join(f'{key} {value}' for key, value in result['machine'].items())}")
         return 0
-    names = arguments.only.split(",")
-    if unknown := [name for name in names if name not in MEASURES]:
-        parser.error(f"--only: {', '.join(unknown)}: known are {', '.join(MEASURES)}")
-    if arguments.runs < 1 or not 0.01 <= arguments.size <= 10:
-        parser.error("--runs is at least 1, --size from 0.01 to 10")
+    names = report.chosen(parser, arguments, MEASURES)
     machine = description()
     values = asyncio.run(measured(names, arguments.runs, arguments.size))
-    if arguments.json:
-        keep(arguments.json, machine, arguments.runs, arguments.size, values)
-    if arguments.markdown:
-        sys.stdout.write(markdown(FIGURES, values) + "\n")
-    else:
-        console.print(table(FIGURES, values))
+    code = report.told(console, FIGURES, arguments, machine, values)
     if "status" in names and "status.h2load" not in values:
         console.print("not measured: h2load is not there (Debian's package nghttp2-client), or not all of its calls were answered")
-    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    missed = any(FIGURES[name].good(middle(found)) is False for name, found in values.items())
-    return 1 if missed and arguments.strict else 0
+    return code
 
 
 if __name__ == "__main__":

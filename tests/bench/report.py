@@ -1,16 +1,51 @@
-"""Results for people and for files: a table, its rows as Markdown, JSON, and what changed between two results."""
+"""What is to be measured, as options say; and results for people and for files: a table, its rows as Markdown, JSON, and what changed."""
 
+import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from .compare import KNOWN, changes
 from .figures import Figure, Results, middle, written
 
 Machine = Mapping[str, str | int | float]
+
+
+def options(parser: argparse.ArgumentParser, measures: Iterable[str], *, runs: int) -> None:
+    """What every bench can be told."""
+    parser.add_argument("--runs", type=int, default=runs, help="how often everything is measured (%(default)s)")
+    parser.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.1 for a quick look (1)")
+    parser.add_argument("--only", default=",".join(measures), help="some of: %(default)s")
+    parser.add_argument("--json", type=Path, help="where the values go")
+    parser.add_argument("--markdown", action="store_true", help="print the table as the README has it")
+    parser.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
+
+
+def chosen(parser: argparse.ArgumentParser, given: argparse.Namespace, measures: Iterable[str]) -> list[str]:
+    """The measures that were asked for, in the order of `measures`. Ends the process if the options can't be used."""
+    known, names = list(measures), given.only.split(",")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--only: {', '.join(unknown)}: known are {', '.join(known)}")
+    if given.runs < 1 or not 0.01 <= given.size <= 10:
+        parser.error("--runs is at least 1, --size from 0.01 to 10")
+    return [name for name in known if name in names]
+
+
+def told(console: Console, figures: Mapping[str, Figure], given: argparse.Namespace, machine: Machine, results: Results) -> int:
+    """Keeps and prints a result as the options say; the exit code."""
+    if given.json:
+        keep(given.json, machine, given.runs, given.size, results)
+    if given.markdown:
+        console.out(markdown(figures, results), highlight=False)
+    else:
+        console.print(table(figures, results))
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    missed = any(figures[name].good(middle(values)) is False for name, values in results.items())
+    return 1 if missed and given.strict else 0
 
 
 def target(figure: Figure) -> str:

@@ -6,16 +6,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc.aio
 from rich.console import Console
 
 from otto_runtime.tasks import leaves
 
-from ..figures import middle
+from .. import report
 from ..machine import description
-from ..report import keep, markdown, table
 from . import lines, memory, pipelines, requests, scale, starts
 from .figures import CLUSTER_FIGURES
 from .kwok import NoKwokError
@@ -84,33 +82,17 @@ def main() -> int:
     """Returns the exit code: 0 measured, 1 a target was missed with --strict or something can't be measured here, 2 usage."""
     parser = argparse.ArgumentParser(prog="bench.cluster", description="Measures a release on a cluster.")
     run = parser.add_subparsers(dest="command", required=True).add_parser("run", help="measure")
-    run.add_argument("--runs", type=int, default=3, help="how often everything is measured (3)")
-    run.add_argument("--size", type=float, default=1.0, help="how much of everything: 0.05 for a quick look (1)")
-    run.add_argument("--only", default=",".join(MEASURES), help="some of: %(default)s")
-    run.add_argument("--json", type=Path, help="where the values go")
-    run.add_argument("--markdown", action="store_true", help="print the table as the README has it")
-    run.add_argument("--strict", action="store_true", help="end with 1 if a target is missed")
+    report.options(run, MEASURES, runs=3)
     arguments = parser.parse_args()
-    names = arguments.only.split(",")
-    if unknown := [name for name in names if name not in MEASURES]:
-        parser.error(f"--only: {', '.join(unknown)}: known are {', '.join(MEASURES)}")
-    if arguments.runs < 1 or not 0.01 <= arguments.size <= 10:
-        parser.error("--runs is at least 1, --size from 0.01 to 10")
+    names = report.chosen(parser, arguments, MEASURES)
     machine = {**description(), **cluster()}
     try:
-        values = asyncio.run(measured([name for name in MEASURES if name in names], arguments.runs, arguments.size))
+        values = asyncio.run(measured(names, arguments.runs, arguments.size))
     except NoKwokError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    if arguments.json:
-        keep(arguments.json, machine, arguments.runs, arguments.size, values)
-    if arguments.markdown:
-        sys.stdout.write(markdown(CLUSTER_FIGURES, values) + "\n")
-    else:
-        Console(width=None if sys.stdout.isatty() else 200).print(table(CLUSTER_FIGURES, values))
-    sys.stdout.write(", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
-    missed = any(CLUSTER_FIGURES[name].good(middle(found)) is False for name, found in values.items())
-    return 1 if missed and arguments.strict else 0
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    return report.told(console, CLUSTER_FIGURES, arguments, machine, values)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from otto_kubekit.kinds import PODS
 from ottoscaler.v1.log_pb2 import WorkerIdentifier
@@ -45,11 +47,7 @@ async def _ours(release: Release, count: int, seconds: float) -> list[float]:
             async for entry in LogStreamingServiceStub(channel).StreamWorkerLogs(WorkerIdentifier(worker_id=name)):
                 taken.add(entry.message)
 
-        async with asyncio.TaskGroup() as group:
-            readers = [group.create_task(read(name), name=f"read {name}") for name in names]
-            await taken.over()
-            for reader in readers:
-                reader.cancel()
+        await taken.by(read, names)
     await release.floor.clear()
     return taken.milliseconds
 
@@ -68,11 +66,7 @@ async def _bare(release: Release, count: int, seconds: float) -> list[float]:
                 for line in lines:
                     taken.add(line)
 
-    async with asyncio.TaskGroup() as group:
-        readers = [group.create_task(read(name), name=f"read {name}") for name in names]
-        await taken.over()
-        for reader in readers:
-            reader.cancel()
+    await taken.by(read, names)
     await release.floor.clear()
     return taken.milliseconds
 
@@ -90,6 +84,10 @@ class _Taken:
         if self._from <= written < self._until:
             self.milliseconds.append((time.time_ns() - written) / 1e6)
 
-    async def over(self) -> None:
-        """Returns a second after that time."""
-        await asyncio.sleep((self._until - time.time_ns()) / 1e9 + 1.0)
+    async def by(self, read: Callable[[str], Coroutine[Any, Any, None]], names: Sequence[str]) -> None:
+        """Reads all of these at once, until a second after that time."""
+        async with asyncio.TaskGroup() as group:
+            readers = [group.create_task(read(name), name=f"read {name}") for name in names]
+            await asyncio.sleep((self._until - time.time_ns()) / 1e9 + 1.0)
+            for reader in readers:
+                reader.cancel()
