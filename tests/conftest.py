@@ -1,4 +1,4 @@
-"""What all tests share: no asyncio test may leave a task behind."""
+"""What all tests share: no asyncio test may leave a task behind, and none may take away what the next one needs."""
 
 import asyncio
 import inspect
@@ -13,7 +13,8 @@ hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts every asyncio test, and no other, under `no_task_left_behind`."""
+    """Puts every asyncio test, and no other, under `no_task_left_behind`; what takes nodes away comes last."""
+    items.sort(key=lambda item: item.get_closest_marker("disruptive") is not None)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_task_left_behind")

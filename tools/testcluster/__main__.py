@@ -35,6 +35,8 @@ def main() -> int:
                 cluster = life.found(here)
                 print(f"{_way_in(cluster)}\nLeave it with exit.", file=sys.stderr)
                 cluster.become([os.environ.get("SHELL", "/bin/sh")])
+            case "connect":
+                life.connect(life.found(here))
             case "run":
                 life.found(here).become(given.words)
             case "load" if given.archive:
@@ -55,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser("down", help="remove it and all that belongs to it")
     commands.add_parser("status", help="how to reach it, its nodes and its pods")
     commands.add_parser("shell", help="a shell with kubectl, helm and kind that reaches it")
+    commands.add_parser("connect", help="give a node that has joined again the network of its pods")
     run = commands.add_parser("run", help="run a command that reaches it")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
     load = commands.add_parser("load", help="make an image known to its nodes").add_mutually_exclusive_group(required=True)

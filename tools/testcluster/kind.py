@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from testcluster import clients, engine, programs
@@ -124,7 +125,11 @@ def connect_pods(cluster: Cluster) -> None:
     for name, own in pods.items():
         others = [f"{pods[other]} {addresses[other]}" for other in pods if other != name]
         routes = "\n".join([f"{own} {everywhere}", *others, ""])
-        cluster.run("docker", "exec", "--interactive", name, "sh", "-c", "cat >/etc/pod-routes && pod-routes", text=routes)
+        # Pods that were started again before this have made the bridge of the network that the node had.
+        gateway = next(ip_network(own).hosts())
+        renewed = f"ip -oneline address show dev pods | grep -q ' {gateway}/' || ip link delete pods"
+        script = f"cat >/etc/pod-routes && pod-routes && if [ -e /sys/class/net/pods ]; then {renewed}; fi"
+        cluster.run("docker", "exec", "--interactive", name, "sh", "-c", script, text=routes)
         cluster.run("ip", "route", "replace", own, "via", addresses[name])
 
 

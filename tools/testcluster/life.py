@@ -55,6 +55,13 @@ def down(place: Place) -> None:
                 shutil.rmtree(place.state, ignore_errors=True)
 
 
+def connect(cluster: Cluster) -> None:
+    """Have the nodes reach each other's pods again, after one has left and joined anew, and wait until all of it is ready."""
+    if cluster.own:
+        kind.connect_pods(cluster)
+    kind.wait_until_ready(cluster)
+
+
 def found(place: Place) -> Cluster:
     """The cluster, which is up.
 
