@@ -139,8 +139,9 @@ class World:
             outcome = Created(names, waiting, 9) if count == spec.workers else Refused(Failure(cause, "refused"), names)
             self.run.started(action.stage_id, action.attempt, outcome, self.now, self.watch)
             return
+        last = action.round + 1 == Patience().stops  # who ignores that one too is given up by the run, and may go on after its end
         for key, worker in list(self.workers.items()):
-            if key[0] == action.stage_id and not worker.status.ended and self.data.draw(st.booleans()):
+            if key[0] == action.stage_id and not worker.status.ended and (last or self.data.draw(st.booleans())):
                 self.end(key, 143, FailureCause.CANCELLED)
         reports = [worker for key, worker in self.workers.items() if key[0] == action.stage_id]
         self.run.stopped(action.stage_id, action.attempt, reports, self.now)
