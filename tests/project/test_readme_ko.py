@@ -65,6 +65,10 @@ class Section:
     def prose(self) -> Text:
         return Text.of(self.nodes("paragraph"))
 
+    def holds(self) -> object:
+        """By what a section is known in either language, whatever the page has elsewhere."""
+        return self.level, self.code(), [[cell.names for cell in row] for row in self.rows()], self.prose().names
+
 
 def sections(page: str) -> list[Section]:
     """A page's sections in order, with the anchors that GitHub gives their headings."""
@@ -99,7 +103,10 @@ def lacks(what: str, english: Iterable[str], korean: Iterable[str]) -> Iterator[
 
 def links_differ(english: list[Section], korean: list[Section], number: int) -> Iterator[str]:
     """An anchor stands for the heading it leads to, which is the same one in both pages; the pages' links to each other for themselves."""
-    places = [{f"#{section.anchor}": f"the section {english[i].title!r}" for i, section in enumerate(page)} for page in (english, korean)]
+    places = [
+        {f"#{section.anchor}": f"the section {same.title!r}" for section, same in zip(page, english, strict=False)}
+        for page in (english, korean)
+    ]
     ours, theirs = english[number].links(), korean[number].links()
     table = f"README.md#{english[number].anchor}"
     if english[number].generated and table in theirs:
@@ -151,12 +158,13 @@ def section_differs(english: list[Section], korean: list[Section], number: int) 
 def differences(english_page: str, korean_page: str) -> list[str]:
     """Where the pages are out of step and what to do; headings first, as nothing can be compared before they agree."""
     english, korean = sections(english_page), sections(korean_page)
-    for ours, theirs in zip_longest(english, korean):
-        if ours is None:
-            return [f"README.ko.md ends with {theirs.title!r}, which README.md has not: take it out"]
-        if theirs is None or theirs.level != ours.level:
-            instead = f", where README.ko.md has {'#' * theirs.level} {theirs.title}" if theirs else ""
-            return [f"README.ko.md has no {'#' * ours.level} heading for README.md's {ours.title!r}{instead}: translate that section"]
+    if [section.level for section in english] != [section.level for section in korean]:
+        pairs = zip_longest(english, korean)
+        ours, theirs = next((o, t) for o, t in pairs if not o or not t or o.holds() != t.holds())
+        here, there = (f"{'#' * section.level} {section.title}" if section else "its end" for section in (ours, theirs))
+        return [
+            f"from {here} ({there} in README.ko.md) on the sections are not README.md's: translate the one that is missing, or take one out"
+        ]
     return [
         f"{ours.title!r} ({theirs.title!r} in README.ko.md): {difference}. Say in Korean what README.md says there now"
         for number, (ours, theirs) in enumerate(zip(english, korean, strict=True))
@@ -194,7 +202,7 @@ make serve  # all of it
 
 <!-- settings: end -->
 ## More
-How: [use](docs/use.md)
+`make help`: [use](docs/use.md)
 """
 IN_KOREAN = """\
 # Otto
@@ -209,16 +217,16 @@ make serve  # 전체
 ## 설정
 [영어 표](README.md#settings)
 ## 더 보기
-방법: [사용법](docs/use.md)
+`make help`: [사용법](docs/use.md)
 """
 
 
 @pytest.mark.parametrize(
     ("was", "becomes", "told"),
     [
-        ("## 더", "### 더", "no ## heading for README.md's 'More', where README.ko.md has ### 더 보기"),
-        ("## 더 보기\n", "", "no ## heading for README.md's 'More': translate that section"),
-        ("방법:", "## 끝\n방법:", "ends with '끝', which README.md has not"),
+        ("## 더", "### 더", "from ## More (### 더 보기 in README.ko.md) on"),
+        ("## 설정\n", "", "from ## Settings (## 더 보기 in README.ko.md) on"),
+        ("`make help`", "## 끝\n`make help`", "from ## More (## 더 보기 in README.ko.md) on"),
         ("make serve", "make server", "'Use' ('사용법' in README.ko.md): code block 1 is not README.md's"),
         ("| `reason`", "| `cause`", "names in column 1 of row '`reason`': README.ko.md lacks ['reason']"),
         ("64바이트", "63바이트", "['64']"),
