@@ -24,7 +24,7 @@ from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
-from ...installed.installation import RELEASE, Installation, install, said
+from ...installed.installation import RELEASE, Installation, install, make_namespace, said
 from .figures import SERVICES
 from .pods import COMPONENT, Floor, Pods, watching
 
@@ -134,6 +134,7 @@ async def released() -> AsyncIterator[Release]:
     """A release from its installation to its end, of which nothing is left then."""
     namespace = f"otto-bench-{secrets.token_hex(3)}"
     try:
+        await asyncio.to_thread(make_namespace, namespace)
         installation = await asyncio.to_thread(install, namespace, *PLAIN)
         async with connect(KubeSettings(), namespace) as client, watching(client) as pods:
             release = Release(installation, client, pods, Floor(client, pods))
