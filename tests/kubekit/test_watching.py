@@ -10,7 +10,7 @@ import pytest
 from otto_kubekit.bodies import merge
 from otto_kubekit.errors import ExpiredError, KubeError, NotFoundError, ServerError
 from otto_kubekit.kinds import CONFIG_MAPS, custom
-from otto_kubekit.testing import FakeCluster
+from otto_kubekit.testing import FakeCluster, verbs
 from otto_kubekit.watching import Added, Deleted, Interrupted, Memory, Modified, Synced, Watching, connection, forever, list_then_watch
 
 from .conftest import THINGS, Kube, Thing, until
@@ -248,8 +248,9 @@ async def test_failures_are_counted_from_the_last_success(faked: Kube) -> None:
     assert counts == [1, 2, 3]
 
 
-async def test_a_very_long_line_is_read(faked: Kube) -> None:
-    """An event of several megabytes, as no line reader of aiohttp takes."""
+async def test_a_very_long_line_is_read(faked: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of several megabytes, as a cluster with a larger limit than usual has it, and no line reader of aiohttp takes."""
+    monkeypatch.setattr(verbs, "ETCD_BYTES", 10_000_000)
     async with watching(faked) as watcher:
         big = {**faked.thing("big"), "spec": {"size": 1, "words": ["x" * 1_000_000] * 6}}
         cluster(faked).verbs.create(cluster(faked).resources.find(THINGS.group, "v1", "things"), "default", big)

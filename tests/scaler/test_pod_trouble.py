@@ -122,7 +122,6 @@ WEBHOOK = (
 @pytest.mark.parametrize("words", [WEBHOOK, ""], ids=["a webhook that is broken", "an earlier pod that never goes"])
 async def test_what_the_cluster_refuses_for_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """Callers are told to repeat for as long as a worker may be pending; then it is refused as INTERNAL, in the cluster's own words."""
-    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.1)
     async with pods_rig(tmp_path, pending_timeout=1.0) as pods:
         wanted = spec()
         if words:
@@ -132,6 +131,7 @@ async def test_what_the_cluster_refuses_for_too_long_is_refused(tmp_path: Path, 
             await pods.client.patch(kinds.PODS, wanted.identity.name, merge({"metadata": {"finalizers": ["example.com/stays"]}}))
             await pods.backend.remove(wanted.identity.name)
             await until(lambda: pods.worker(wanted.identity.name) is None)
+        monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.5)
         told: list[str] = []
         async with asyncio.timeout(30):
             while True:
@@ -146,6 +146,7 @@ async def test_what_the_cluster_refuses_for_too_long_is_refused(tmp_path: Path, 
         assert (words or "is still being deleted") in why
         assert cause is Cause.INTERNAL
         pods.cluster.faults.heal()
+        monkeypatch.undo()
         if words:
             assert (await pods.run(wanted)).state is State.SUCCEEDED
 
