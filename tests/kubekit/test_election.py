@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
-from otto_kubekit.election import Election
+from otto_kubekit.election import Election, Role
 from otto_kubekit.kinds import LEASES
 from otto_kubekit.testing import FakeCluster
 
@@ -123,16 +124,16 @@ async def test_who_loses_the_lease_is_told(kube: Kube) -> None:
 async def test_changes_begin_with_the_role_now_and_end_with_the_last(kube: Kube) -> None:
     """Each role that is seen differs from the one before."""
     async with candidate(kube.client, "a:1") as (a, task):
-        roles = []
+        roles: list[Role] = []
         async for role in a.changes():
-            roles.append((role.held, role.holder))
+            roles.append(role)
             if role.held:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-            elif len(roles) > 1:
+            elif any(earlier.held for earlier in roles):
                 break
-        assert roles[-2] == (True, "a:1")
-        assert not roles[-1][0]
+        assert (roles[-2].held, roles[-2].holder) == (True, "a:1")
+        assert all(one != following for one, following in pairwise(roles))
 
 
 @pytest.mark.slow
