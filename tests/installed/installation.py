@@ -16,6 +16,8 @@ import yaml
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from otto_runtime.channels import channel_options
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "ottoscaler"
 IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "values.yaml"))
@@ -23,7 +25,6 @@ IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "v
 WORKSHOP = IMAGES.with_name("workshop.yaml")
 """Values that name the image of workers which `make install` uses."""
 RELEASE = "otto"
-COMPONENTS = ("scaler", "pipeline-executor", "log-relay", "front-door")
 READY_SECONDS = 240
 
 
@@ -50,7 +51,7 @@ class Installation:
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
         """To the front door, on a connection of its own."""
-        async with grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
             yield channel
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -88,10 +89,6 @@ class Installation:
     def upgrade(self, *sets: str) -> None:
         """Helm upgrade with some values more, back with all pods ready."""
         said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
-
-    def rollback(self) -> None:
-        """Helm rollback to the revision before, back with all pods ready."""
-        said("helm", "rollback", RELEASE, "--namespace", self.namespace, "--wait", f"--timeout={READY_SECONDS}s")
 
     def restart(self, *components: str) -> None:
         """Replaces their pods, all at the same time, as an upgrade does; back with all pods ready."""
@@ -149,7 +146,10 @@ def install(namespace: str, *sets: str) -> Installation:
         *sets,
     ]
     said(*_helm("install", namespace), *(word for value in values for word in ("--set", value)))
-    node = said("kubectl", "get", "nodes", "--output", 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}')
+    real = "kubernetes.io/os=linux"  # not a bench's fake ones
+    node = said(
+        "kubectl", "get", "nodes", "--selector", real, "--output", 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
+    )
     selector = "app.kubernetes.io/component=front-door"
     port = said(
         "kubectl",
