@@ -39,37 +39,13 @@ BUILD := PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY
 images: setup ## Build the images with docker, podman or buildah, and say how large they are (ENGINE=, BASE=, REGISTRY=, PUSH=1, WORKSHOP=1)
 	@$(BUILD) $(if $(PUSH),--push) $(if $(WORKSHOP),--workshop)
 
-install: build deploy ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+install: setup ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
+	@$(BUILD) --workshop
+	@tools/load-images
+	@tools/install $(ARGS)
 
 demo-cluster: setup ## Run a pipeline of this repository at HEAD as pods of that installation, live; ends with the pipeline's exit code
 	@$(CLUSTER) run tools/demo-cluster
-
-##@ Change it on Kubernetes
-.PHONY: build deploy logs setup-user remove-user tilt tilt-down
-# Dev images are built once before, as whoever is inside a cluster of ours can't reach a package index.
-tilt: setup clients ## Tilt on the cluster of cluster-up: what is saved runs in its pod seconds later (ARGS="-- --namespace me")
-	@$(BUILD) --workshop --dev
-	@tools/load-images
-	@tools/tilt up $(ARGS)
-
-setup-user: setup clients ## A namespace, a quota, a kubeconfig and values for one of those who share the cluster of cluster-up (USER_NAME=mia)
-	@$(CLUSTER) run tools/user setup $(or $(USER_NAME),$(error setup-user needs USER_NAME=name))
-
-remove-user: setup clients ## Remove them, and what was installed there (USER_NAME=mia)
-	@$(CLUSTER) run tools/user remove $(or $(USER_NAME),$(error remove-user needs USER_NAME=name))
-
-tilt-down: setup clients ## Remove what Tilt has installed (ARGS="-- --namespace me")
-	@tools/tilt down --delete-namespaces $(ARGS)
-
-build: setup ## Build the images and load them into the cluster of cluster-up
-	@$(BUILD) --workshop
-	@tools/load-images
-
-deploy: setup ## Install what build has built, or upgrade to it
-	@tools/install $(ARGS)
-
-logs: setup ## Follow what the services say there
-	@$(CLUSTER) run kubectl --namespace ottoscaler logs --follow --prefix --max-log-requests 20 --tail 20 --selector 'app.kubernetes.io/part-of=ottoscaler,app.kubernetes.io/component!=worker'
 
 ##@ Change it
 .PHONY: setup clients node generate lock format lint types verify chart goldens test test-quick test-long check bench bench-compare dist hooks clean

@@ -19,8 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("scaler", "pipeline-executor", "log-relay", "ottoctl", "front-door")
-SERVICES = {"scaler": "otto_scaler", "pipeline-executor": "otto_executor", "log-relay": "otto_relay"}
-"""What each service's image runs."""
 VALUES = {"scaler": "scaler", "pipeline-executor": "executor", "log-relay": "relay", "ottoctl": "test", "front-door": "frontDoor"}
 """Which part of the chart's values an image belongs to."""
 WORKSHOP = "workshop"
@@ -99,15 +97,6 @@ def _squashed(archive: str) -> str:
 def build(program: str, on: str, target: str, registry: str) -> Image:
     """Builds one image and names it by its id."""
     began = time.monotonic()
-    number = built(program, on, target)
-    name = f"{registry}/{target}:{number[:12]}"
-    for called in (name, f"{registry}/{target}:latest"):
-        said(program, "tag", number, called)
-    return Image(target, name, time.monotonic() - began)
-
-
-def built(program: str, on: str, target: str, **parameters: str) -> str:
-    """Builds a target of the Dockerfile, with values for its ARGs; what the engine calls the image then."""
     # `buildah build` and `podman build` are the same; both know what a plain `docker build` does not need.
     own = ["--layers", "--format", "docker", "--timestamp", "0"] if program != "docker" else []
     if program == "buildah":
@@ -115,12 +104,15 @@ def built(program: str, on: str, target: str, **parameters: str) -> str:
     if program != "docker" and BUNDLE.exists():  # as behind any company proxy: whom this machine trusts, the build trusts
         own += ["--volume", f"{BUNDLE}:{BUNDLE}:ro"]
     index = os.environ.get("PIP_INDEX_URL")
-    parameters |= {"BASE": on} | ({"PIP_INDEX_URL": index} if index else {})
-    arguments = [word for name, value in parameters.items() for word in ("--build-arg", f"{name}={value}")]
+    arguments = ["--build-arg", f"BASE={on}", *(["--build-arg", f"PIP_INDEX_URL={index}"] if index else [])]
     with tempfile.NamedTemporaryFile("r") as told:  # by the engine, of this very build: another checkout may build the same target now
         own += ["--iidfile", told.name]
         said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--file", "services/Dockerfile", ".")
-        return told.read().strip().removeprefix("sha256:")
+        number = told.read().strip().removeprefix("sha256:")
+    name = f"{registry}/{target}:{number[:12]}"
+    for called in (name, f"{registry}/{target}:latest"):
+        said(program, "tag", number, called)
+    return Image(target, name, time.monotonic() - began)
 
 
 def saved(program: str, image: Image, directory: Path) -> Path:
@@ -131,17 +123,12 @@ def saved(program: str, image: Image, directory: Path) -> Path:
             older.unlink()
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
-        save(program, image.name, part)
+        if program == "buildah":
+            said("buildah", "push", "--quiet", image.name, f"docker-archive:{part}:{image.name}")
+        else:
+            said(program, "save", "--output", str(part), image.name)
         part.replace(path)
     return path
-
-
-def save(program: str, name: str, path: Path) -> None:
-    """An image as a file, which must not be there yet."""
-    if program == "buildah":
-        said("buildah", "push", "--quiet", name, f"docker-archive:{path}:{name}")
-    else:
-        said(program, "save", "--output", str(path), name)
 
 
 def values(images: Sequence[Image]) -> str:
@@ -159,7 +146,6 @@ def main() -> int:
     parser.add_argument("directory", type=Path, help="where values.yaml and files of images go")
     parser.add_argument("--registry", default="localhost/ottoscaler", help="what their names begin with")
     parser.add_argument("--workshop", action="store_true", help="also the image for workers of this repository's own pipelines")
-    parser.add_argument("--dev", action="store_true", help="also the services as Tilt wants them, which needs no network then")
     parser.add_argument("--push", action="store_true", help="push them to that registry, as whoever is logged in there")
     given = parser.parse_args()
     given.directory.mkdir(parents=True, exist_ok=True)
@@ -180,8 +166,6 @@ def main() -> int:
             if given.push:
                 said(program, "push", "--quiet", image.name)
             images.append(image)
-        for service, package in SERVICES.items() if given.dev else ():
-            built(program, on, "dev", SERVICE=service, PACKAGE=package)
         (given.directory / "values.yaml").write_text(values([image for image in images if image.target in TARGETS]))
         for image in images[len(TARGETS) :]:
             (given.directory / f"{WORKSHOP}.yaml").write_text(f"workers: {{image: {image.name}}}\n")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from ottoscaler.v1 import ottoscaler_service_pb2, worker_pb2
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, ScaleResponse, WorkerStatusRequest, WorkerStatusResponse
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer, add_OttoscalerServiceServicer_to_server
 
-from ..ports import free_port
 from .conftest import Standalone, ottoctl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
@@ -44,6 +44,12 @@ def bad(findings: Findings, check: str) -> Finding:
     (finding,) = [finding for name, finding in findings if name == check and finding.level is not Level.OK]
     assert finding.remedy
     return finding
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 async def local_case(address: str, **environ: str) -> AsyncIterator[Case]:

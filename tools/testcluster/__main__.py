@@ -22,8 +22,6 @@ def main() -> int:
                 print(images.base())
             case "kwok":
                 print(programs.kwok())
-            case "tilt":
-                print(programs.tilt())
             case "up":
                 life.up(here, given.nodes)
                 print(f"The cluster {here.name} is up; `make cluster-shell` has kubectl, helm and kind for it", file=sys.stderr)
@@ -67,7 +65,6 @@ def _arguments() -> argparse.Namespace:
     load.add_argument("--archive", type=Path, help="a file as docker save writes it")
     commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
     commands.add_parser("kwok", help="print where kwok is, which makes nodes and pods that need no machine; built if need be")
-    commands.add_parser("tilt", help="print where the program tilt is; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)
     return parser.parse_args()
