@@ -65,7 +65,7 @@ async def test_an_image_that_can_not_be_pulled_fails_the_worker(pods: PodsRig, m
 
 async def test_a_worker_that_finds_no_node_fails_after_the_pending_timeout(tmp_path: Path) -> None:
     """With the scheduler's words; its pod is deleted, so that it can't come to run, and the worker stays to be seen."""
-    async with pods_rig(tmp_path, pending_timeout=0.4) as pods:
+    async with pods_rig(tmp_path, pending_timeout=2.0) as pods:
         pods.cluster.script = lambda _pod, _container: Script(unschedulable="0/1 nodes are available: 1 Insufficient cpu.")
         wanted = spec()
         await pods.create(wanted)
@@ -81,7 +81,7 @@ async def test_a_worker_that_finds_no_node_fails_after_the_pending_timeout(tmp_p
 
 async def test_what_keeps_a_pod_from_starting_is_told_by_the_last_warning_about_it(tmp_path: Path) -> None:
     """The pod itself only says ContainerCreating."""
-    async with pods_rig(tmp_path, pending_timeout=1.0) as pods:
+    async with pods_rig(tmp_path, pending_timeout=4.0) as pods:
         pods.cluster.script = lambda _pod, _container: Script(waiting="ContainerCreating")
         wanted = spec()
         await pods.create(wanted)

@@ -122,7 +122,7 @@ WEBHOOK = (
 @pytest.mark.parametrize("words", [WEBHOOK, ""], ids=["a webhook that is broken", "an earlier pod that never goes"])
 async def test_what_the_cluster_refuses_for_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """Callers are told to repeat for as long as a worker may be pending; then it is refused as INTERNAL, in the cluster's own words."""
-    async with pods_rig(tmp_path, pending_timeout=1.0) as pods:
+    async with pods_rig(tmp_path, pending_timeout=5.0) as pods:
         wanted = spec()
         if words:
             pods.cluster.faults.answer(500, message=words, times=None, when=creations)
