@@ -92,15 +92,19 @@ lint: setup ## ruff, import-linter, buf: style, the import law, the protos' styl
 types: setup ## mypy --strict over everything written by hand
 	mypy
 
+# ottoctl is installed without the chart, so it has a copy of what services need to be allowed.
+RIGHTS := charts/ottoscaler/files/rights.yaml libs/ottoctl/src/ottoctl/doctor/rights.yaml
 generate: setup ## Regenerate what is generated: code from protos, the README's settings tables, the schema of the chart's values, its dashboard
 	python libs/contracts/tools/generate.py
 	python tools/settings_table.py
 	python tools/chart_values.py
+	cp $(RIGHTS)
 
 verify: setup ## The twins of generate: what is committed is what would be generated, and the wire contract breaks nothing
 	python libs/contracts/tools/generate.py --check
 	python tools/settings_table.py --check
 	python tools/chart_values.py --check
+	@cmp $(RIGHTS) || { echo "the rights that ottoctl doctor asks about are not the chart's: run \`make generate\`" >&2; exit 1; }
 	buf breaking --against '.git#ref=$(BASE)'
 
 # checkov pins a hundred packages of its own, which would decide ours: so it lives in an environment beside them.

@@ -21,10 +21,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ottoctl.doctor import machine, network, services
 from ottoctl.doctor.case import Case, Finding, Level
-from ottoctl.doctor.examination import CHECKS, examine, healthy
+from ottoctl.doctor.examination import CHECKS, diagnose, healthy
 from ottoscaler.v1 import ottoscaler_service_pb2, worker_pb2
 from ottoscaler.v1.ottoscaler_service_pb2 import ScaleRequest, ScaleResponse, WorkerStatusRequest, WorkerStatusResponse
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceServicer, add_OttoscalerServiceServicer_to_server
+from ottoscaler.v1.pipeline_pb2 import PipelineSummary, StageRun
+from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, GetPipelineResponse, ListPipelinesRequest, ListPipelinesResponse
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
+from ottoscaler.v1.stage_pb2 import StageStatus
 
 from .conftest import Standalone, ottoctl
 
@@ -35,7 +39,7 @@ Findings = list[tuple[str, Finding]]
 async def examined(address: str, **environ: str) -> tuple[Findings, Case]:
     """What doctor finds, with an environment of its own."""
     found: Findings = []
-    case = await examine(address, {"HOME": "/nonexistent", **environ}, lambda check, finding: found.append((check, finding)))
+    case = await diagnose(address, {"HOME": "/nonexistent", **environ}, lambda check, finding: found.append((check, finding)))
     return found, case
 
 
@@ -250,6 +254,17 @@ class _Scaler(OttoscalerServiceServicer):
         return ScaleResponse(completed_at="2001-01-01T00:00:00.000Z")
 
 
+class _Executor(PipelineServiceServicer):
+    """One run that stands still, and why."""
+
+    async def ListPipelines(self, request: ListPipelinesRequest, context: Any) -> ListPipelinesResponse:  # noqa: N802  the RPC's name
+        return ListPipelinesResponse(pipelines=[PipelineSummary(pipeline_id="night")])
+
+    async def GetPipeline(self, request: GetPipelineRequest, context: Any) -> GetPipelineResponse:  # noqa: N802  the RPC's name
+        stage = StageRun(stage_id="test", status=StageStatus.STAGE_RUNNING, message="waits for the scaler, which can't do it now: no")
+        return GetPipelineResponse(summary=PipelineSummary(pipeline_id="night"), held_up="the disk is full", stages=[stage])
+
+
 class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):  # type: ignore[misc]  # grpc_reflection has no types
     """Tells of another version of the contract."""
 
@@ -272,6 +287,7 @@ async def grpc_server(*, status: int | None = None, file: FileDescriptorProto | 
             await checks.set(f"ottoscaler.v1.{name}", status)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         add_OttoscalerServiceServicer_to_server(_Scaler(), server)  # type: ignore[abstract]  # doctor makes two of its calls
+        add_PipelineServiceServicer_to_server(_Executor(), server)  # type: ignore[abstract]  # as above
     if file is not None:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(file), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -297,6 +313,14 @@ async def test_a_service_that_does_not_serve() -> None:
     words = [f.words for check, f in findings if check == "health"]
     assert words == [f"{name} is NOT_SERVING" for name in services.FILES]
     assert "round trip" not in [check for check, _ in findings]
+
+
+async def test_pipelines_that_stand_still_are_named() -> None:
+    """One that can't be stored, and a stage whose next step does not work, in the executor's words."""
+    async with grpc_server(status=health_pb2.HealthCheckResponse.SERVING) as address:
+        findings, _ = await examined(address)
+    words = [f.words for check, f in findings if check == "pipelines"]
+    assert words == ["night stands still: the disk is full", "night: test waits for the scaler, which can't do it now: no"]
 
 
 async def test_another_version_another_clock_and_unstartable_workers() -> None:

@@ -5,7 +5,7 @@ Takes a dict:
   prefix                    of its settings: OTTO_SCALER
   health                    the proto service that probes ask for
   variables                 the environment that the chart decides, by name
-  rules                     of its Role
+  leftOut                   values whose rights it does without (a list)
   stateful                  true: a StatefulSet of one pod
   volumes, mounts           beside those of its values (lists)
   claims                    volumeClaimTemplates (a list), stateful only
@@ -25,7 +25,7 @@ kind: Role
 metadata:
   {{- include "ottoscaler.metadata" (dict "root" $root "component" .component) | nindent 2 }}
 rules:
-  {{- toYaml .rules | nindent 2 }}
+  {{- include "ottoscaler.rules" . | nindent 2 }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

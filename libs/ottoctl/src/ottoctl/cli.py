@@ -49,4 +49,5 @@ def options(
     ] = False,
 ) -> None:
     """Takes the options before the command."""
-    context.obj = Shared(address, output, patience)
+    named = getattr(context.get_parameter_source("address"), "name", "") != "DEFAULT"
+    context.obj = Shared(address, named, output, patience)

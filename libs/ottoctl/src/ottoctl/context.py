@@ -22,6 +22,8 @@ class Shared:
     """Options given before the command."""
 
     address: str = DEFAULT_ADDRESS
+    named: bool = False
+    """Whether somebody has named that address; otherwise it is the default."""
     output: Output = Output.TABLE
     patience: float | None = None
     """Seconds that a lost connection is tried again; None: the default."""

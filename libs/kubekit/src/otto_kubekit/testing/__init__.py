@@ -9,6 +9,7 @@
     server      HTTP: routes, watches, logs
     faults      what it can be told to do wrong
     kubelet     pods that run, by script or as local processes, and their logs
+    reviewing   who may do what, by Roles
     controllers garbage collection and the binding of claims
 
 Nothing here is for production, and nothing of it knows Ottoscaler.

@@ -169,6 +169,10 @@ class FakeCluster:
         """Puts fields of a pod's status, as a kubelet or a controller would: evicted, node lost."""
         self.kubelet.set_status(self.pod(pod, namespace), change)
 
+    def serve(self, pod: str, port: int, path: str, text: str, namespace: str = "default") -> None:
+        """What a pod answers at one of its ports, asked through the API server."""
+        self.api.pages[f"{namespace}/{pod}:{port}/{path}"] = text
+
     def compact(self) -> None:
         """Forgets the past: who goes on from an older version or page gets 410."""
         self.storage.forget()

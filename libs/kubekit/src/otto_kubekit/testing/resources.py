@@ -36,6 +36,8 @@ CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", s
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False, status=True)
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False, status=True)
 DEFINITIONS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False, status=True)
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 BUILT_IN = (
     PODS,
     CLAIMS,
@@ -48,6 +50,11 @@ BUILT_IN = (
     Resource("", "v1", "services", "Service", status=True),
     Resource("", "v1", "serviceaccounts", "ServiceAccount"),
     Resource("", "v1", "resourcequotas", "ResourceQuota", status=True),
+    ROLES,
+    ROLE_BINDINGS,
+    Resource("", "v1", "limitranges", "LimitRange"),
+    Resource("apps", "v1", "deployments", "Deployment", status=True),
+    Resource("apps", "v1", "statefulsets", "StatefulSet", status=True),
     Resource("coordination.k8s.io", "v1", "leases", "Lease", unconditional=False),
 )
 

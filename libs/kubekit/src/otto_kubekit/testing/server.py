@@ -12,6 +12,7 @@ from otto_kubekit.testing.faults import Asked, Faults
 from otto_kubekit.testing.kubelet import Kubelet
 from otto_kubekit.testing.refusals import Refusal, bad_request, expired
 from otto_kubekit.testing.resources import PODS, Resource, Resources
+from otto_kubekit.testing.reviewing import reviewed
 from otto_kubekit.testing.selectors import Matcher, field_matcher, label_matcher
 from otto_kubekit.testing.storage import Change, Object, Storage
 from otto_kubekit.testing.verbs import Verbs
@@ -28,6 +29,8 @@ class Api:
         self.authorization = ""
         self.closing = asyncio.Event()
         self.minor = 37
+        self.pages: dict[str, str] = {}
+        """What pods answer through the API server, by `namespace/pod:port/path`."""
         self._storage = storage
         self._resources = resources
         self._verbs = verbs
@@ -44,6 +47,9 @@ class Api:
         router.add_get("/version", self._version)
         router.add_get("/readyz", self._ready)
         router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
+        reviews = "/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
+        router.add_post(reviews, self._review_access)
+        router.add_get("/api/v1/namespaces/{namespace}/pods/{pod}/proxy/{path:.*}", self._proxy)
         for root in ("/api/{version}", "/apis/{group}/{version}"):
             for place in ("/namespaces/{namespace}", ""):
                 router.add_route("*", f"{root}{place}/{{plural}}", self._collection)
@@ -74,6 +80,15 @@ class Api:
         else:
             body["status"] = {"authenticated": True, "user": user, "audiences": audiences or ["https://kubernetes.default.svc"]}
         return web.json_response(body, status=201)
+
+    async def _review_access(self, request: web.Request) -> web.Response:
+        return web.json_response(reviewed(self._storage, request.match_info["namespace"], await _body(request)), status=201)
+
+    async def _proxy(self, request: web.Request) -> web.Response:
+        place = "{namespace}/{pod}/{path}".format_map(request.match_info)
+        if place not in self.pages:
+            raise Refusal(503, "ServiceUnavailable", f"error trying to reach service: nothing answers at {place}")
+        return web.Response(text=self.pages[place])
 
     def _resource(self, request: web.Request) -> tuple[Resource, str]:
         info = request.match_info

@@ -8,17 +8,26 @@ from typing import Any
 import typer
 
 from ottoctl import exit_codes
+from ottoctl.cluster.place import ClusterOption, ContextOption, KubeconfigOption, NamespaceOption, ReleaseOption, asked_for
 from ottoctl.context import OutputOption, chosen, shared
 from ottoctl.render import Output, dump
 
 
-def doctor(context: typer.Context, output: OutputOption = None) -> None:
-    """Say what is wrong with the connection, the services, the work and this machine, and what to do.
+def doctor(
+    context: typer.Context,
+    cluster: ClusterOption = False,
+    kubeconfig: KubeconfigOption = "",
+    kube_context: ContextOption = "",
+    namespace: NamespaceOption = "",
+    release: ReleaseOption = "",
+    output: OutputOption = None,
+) -> None:
+    """Say what is wrong with the connection, the services, the work and this machine, or a release on a cluster, and what to do.
 
     Changes nothing. Each line is ok, warn or fail; the exit code is 1 if something failed.
     """
     from ottoctl.doctor.case import Finding, Level
-    from ottoctl.doctor.examination import examine, healthy
+    from ottoctl.doctor.examination import diagnose, healthy
     from ottoctl.terminal import harmless
 
     form = chosen(context, output)
@@ -40,7 +49,8 @@ def doctor(context: typer.Context, output: OutputOption = None) -> None:
         if finding.remedy:
             print(f"{'':16}  → {harmless(finding.remedy)}", flush=True)
 
-    case = asyncio.run(examine(shared(context).address, os.environ, found))
+    place = asked_for(cluster, kubeconfig, kube_context, namespace, release)
+    case = asyncio.run(diagnose(shared(context).address, os.environ, found, place, named=shared(context).named))
     if form is not Output.TABLE:
         answer: dict[str, Any] = {
             "address": case.address,

@@ -3,10 +3,16 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from ottoctl.cluster.place import Place
 from ottoctl.doctor.processes import Process
+
+if TYPE_CHECKING:
+    from ottoctl.cluster.connection import Cluster
+    from ottoctl.cluster.release import Release
 
 
 class Level(enum.StrEnum):
@@ -58,5 +64,15 @@ class Case:
     """Ottoscaler's services answer there."""
     instance: Process | None = None
     """The process of ours that listens at the port, where that can be seen."""
+    place: Place | None = None
+    """The release that is asked for; None: Ottoscaler is a process of this or another machine."""
+    cluster: "Cluster | None" = None
+    """Where it is looked for; None also if there is no usable kubeconfig."""
+    release: "Release | None" = None
+    """The one that was found."""
+    way_in: str = ""
+    """The command that brings the release's front door to this machine."""
+    named: bool = True
+    """Somebody has said that this address is to be asked; otherwise it is the usual one, where nobody need be."""
     facts: dict[str, object] = field(default_factory=dict)
     """Figures for programs, by name."""

@@ -1,11 +1,13 @@
 """The table of checks, in the order in which they build on each other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import grpc.aio
 
+from ottoctl.cluster.place import Place
 from ottoctl.doctor import machine, network, services, work
 from ottoctl.doctor.case import Case, Finding, Level, fail
 
@@ -30,7 +32,7 @@ def _serves(case: Case) -> bool:
 
 
 def _local(case: Case) -> bool:
-    return case.local
+    return case.local and case.place is None
 
 
 CHECKS = (
@@ -50,26 +52,36 @@ CHECKS = (
 )
 
 
-async def examine(
-    address: str, environ: Mapping[str, str], found: Callable[[str, Finding], None], checks: tuple[Check, ...] = CHECKS
+async def diagnose(
+    address: str, environ: Mapping[str, str], found: Callable[[str, Finding], None], place: Place | None = None, *, named: bool = True
 ) -> Case:
-    """Runs the checks that make sense and tells each finding as it comes; returns the case with its facts."""
-    options = [("grpc.enable_http_proxy", 0), ("grpc.min_reconnect_backoff_ms", 3_000)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        case = Case(address, environ, channel)
-        for check in checks:
-            if not check.when(case):
-                continue
-            try:
-                async with asyncio.timeout(CHECK_SECONDS):
-                    findings = await check.look(case)
-            except TimeoutError:
-                findings = [
-                    fail(f"this check did not end within {CHECK_SECONDS:g} s", "the service or this machine hangs: look at its load")
-                ]
-            for finding in findings:
-                found(check.name, finding)
+    """Examines what is at the address, and with a place first the release on a cluster. `named`: that address was asked for."""
+    async with AsyncExitStack() as stack:
+        options = [("grpc.enable_http_proxy", 0), ("grpc.min_reconnect_backoff_ms", 3_000)]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+        case = Case(address, environ, channel, place=place, named=named)
+        if place is not None:
+            from ottoctl.doctor.cluster_examination import CLUSTER_CHECKS, cluster_of  # brings kubekit: 0.4 to 2 s
+
+            case.cluster = await stack.enter_async_context(cluster_of(place, environ, found))
+            if case.cluster is not None:
+                await examine(case, found, CLUSTER_CHECKS)
+        await examine(case, found)
     return case
+
+
+async def examine(case: Case, found: Callable[[str, Finding], None], checks: Sequence[Check] = CHECKS) -> None:
+    """Runs the checks that make sense and tells each finding as it comes; afterwards the case has its facts."""
+    for check in checks:
+        if not check.when(case):
+            continue
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                findings = await check.look(case)
+        except TimeoutError:
+            findings = [fail(f"this check did not end within {CHECK_SECONDS:g} s", "the service or this machine hangs: look at its load")]
+        for finding in findings:
+            found(check.name, finding)
 
 
 def healthy(findings: list[tuple[str, Finding]]) -> bool:

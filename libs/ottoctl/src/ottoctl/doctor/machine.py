@@ -84,7 +84,7 @@ async def state(case: Case) -> list[Finding]:
 def _space(directory: Path) -> list[Finding]:
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
-    words = f"{_size(free)} are free for state"
+    words = f"{size(free)} are free for state"
     if disk.f_files and disk.f_favail < LITTLE_INODES:
         return [fail(f"only {disk.f_favail} more files fit on the disk of {directory}", "delete files there; each worker needs some")]
     if free < NO_BYTES:
@@ -196,7 +196,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes for people."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

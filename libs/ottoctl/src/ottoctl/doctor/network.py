@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import ssl
 
-from ottoctl.doctor.case import Case, Finding, fail, ok
+from ottoctl.doctor.case import Case, Finding, fail, ok, warn
 from ottoctl.doctor.processes import holders, instances
 
 CONNECT_SECONDS = 3.0
@@ -67,6 +67,9 @@ def parsed(text: str) -> tuple[str, int]:
 async def refused(case: Case) -> Finding:
     """Nobody listens there; perhaps somebody of ours listens elsewhere."""
     words = f"{case.address} refuses connections: nothing listens there"
+    if case.way_in:
+        tell = fail if case.named else warn
+        return tell(f"{words}, so the services were not asked themselves", f"{case.way_in}, beside this; or --address of the front door")
     if not case.local:
         return fail(words, "is it running there, and listening on that interface (OTTO_LISTEN)? By default it listens on loopback only")
     for found, ports in instances():

@@ -18,13 +18,15 @@ from ottoscaler.v1.stage_pb2 import StageStatus
 from ottoscaler.v1.worker_pb2 import WorkerPodStatus
 
 CALL_SECONDS = 5.0
+_STANDS_STILL = ("can't be reached", "can't do it now")
+"""What the executor says of a stage whose next step has not worked."""
 PIPELINES = 50
 """How many running ones are looked at, the newest."""
 SHOWN = 5
 
 
 async def pipelines(case: Case) -> list[Finding]:
-    """No running pipeline waits for a decision or for the scaler."""
+    """No running pipeline stands still, or waits for a decision."""
     stub: Any = PipelineServiceStub(case.channel)
     running = ListPipelinesRequest(page_size=PIPELINES, states=[PipelineState.PIPELINE_STATE_RUNNING])
     try:
@@ -33,18 +35,26 @@ async def pipelines(case: Case) -> list[Finding]:
         for summary in listed:
             run = await stub.GetPipeline(GetPipelineRequest(pipeline_id=summary.pipeline_id), timeout=CALL_SECONDS)
             name = harmless(summary.pipeline_id)
+            if run.held_up:
+                found.append(warn(f"{name} stands still: {harmless(run.held_up)}", "do what it says; the pipeline-executor's log has more"))
             for stage in run.stages:
                 if stage.stage_id in summary.awaiting_approval:
                     found.append(_undecided(name, stage))
-                elif stage.status in {StageStatus.STAGE_PENDING, StageStatus.STAGE_RUNNING} and "can't be reached" in stage.message:
+                elif stage.status in {StageStatus.STAGE_PENDING, StageStatus.STAGE_RUNNING} and stands_still(stage.message):
                     found.append(
                         warn(
-                            f"{name}: {harmless(stage.stage_id)} {harmless(stage.message)}", "start the scaler; the stage goes on by itself"
+                            f"{name}: {harmless(stage.stage_id)} {harmless(stage.message)}",
+                            "see to the scaler; the stage goes on by itself",
                         )
                     )
     except grpc.aio.AioRpcError as error:
         return [warn(f"pipelines can't be asked for: {error.code().name}", "look into the pipeline-executor's log")]
-    return found or [ok(f"{len(listed)} pipelines run, none waits for a decision")]
+    return found or [ok(f"{len(listed)} pipelines run, none stands still or waits for a decision")]
+
+
+def stands_still(message: str) -> bool:
+    """Whether a stage that has not ended says that its next step does not work."""
+    return any(words in message for words in _STANDS_STILL)
 
 
 def _undecided(name: str, stage: Any) -> Finding:
