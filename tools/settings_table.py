@@ -1,4 +1,4 @@
-"""Renders every setting into README.md, between its markers, and their names for ottoctl; with --check, compares instead of writing.
+"""Renders every setting into README.md, between its markers, and names and defaults for ottoctl; with --check, only compares.
 
 The text of a setting lives in one place, its field in a service's settings class; the README can't drift from it.
 """
@@ -36,10 +36,13 @@ def tables() -> Iterator[str]:
 
 
 def names() -> Iterator[str]:
-    """The variables of all settings, in order. ottoctl may import no service, so it gets them as a file."""
+    """All settings with their defaults, in order. ottoctl may import no service, so it gets them as a file."""
     for _, where, prefix in SECTIONS:
         module, _, name = where.partition(":")
-        yield from (setting.variable for setting in describe(getattr(importlib.import_module(module), name), prefix))
+        yield from (
+            f"{setting.variable}\t{setting.default}".rstrip()
+            for setting in describe(getattr(importlib.import_module(module), name), prefix)
+        )
 
 
 def main() -> int:

@@ -76,14 +76,15 @@ class FakeRelease:
         kind = "StatefulSet" if component == "log-relay" else "Deployment"
         template = self.get("apps/v1", kind, f"otto-ottoscaler-{component}")["spec"]["template"]
         name = self.pods.setdefault(component, f"otto-ottoscaler-{component}-0")
-        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []}
+        running = {"name": component, "ready": True, "restartCount": 0, "state": {"running": {}}}
+        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [running]}
         metadata = {**template["metadata"], "name": name}
         self.put(
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
                 "metadata": metadata,
-                "spec": {**template["spec"], "schedulingGates": [GATE]},
+                "spec": {**template["spec"], "nodeName": "fake-node", "schedulingGates": [GATE]},
                 "status": {**ready, **status},
             }
         )

@@ -131,7 +131,7 @@ IMPORTED_AS = {
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_a_distribution_declares_what_it_imports(package: Path) -> None:
-    """Every import of a package is of the standard library, of itself, or of a dependency that its pyproject.toml names, if only for an extra."""
+    """Every import of a package is of the standard library, of itself, or of a dependency that its pyproject.toml names, or an extra."""
     project = tomllib.loads((package.parents[1] / "pyproject.toml").read_text())["project"]
     extras = [requirement for extra in project.get("optional-dependencies", {}).values() for requirement in extra]
     declared = {normal(re.split(r"[^A-Za-z0-9._-]", r)[0]) for r in (*project["dependencies"], *extras)}

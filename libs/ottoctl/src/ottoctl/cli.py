@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ottoctl.commands import doctor, graph, logs, pipeline, rerun, workers
+from ottoctl.commands import doctor, graph, logs, pipeline, rerun, support_bundle, workers
 from ottoctl.context import DEFAULT_ADDRESS, Shared
 from ottoctl.examples import examples
 from ottoctl.render import Output
@@ -25,6 +25,7 @@ app.add_typer(workers.scale, name="scale")
 app.command("status", epilog=examples("status"))(workers.status)
 app.command("logs", epilog=examples("logs"))(logs.logs)
 app.command("doctor", epilog=examples("doctor"))(doctor.doctor)
+app.command("support-bundle", epilog=examples("support-bundle"))(support_bundle.support_bundle)
 
 
 def _version(wanted: bool) -> None:

@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ottoctl scale up nightly --repo https://git.example.com/shop.git --sha main --memory 1Gi --queue -- make test",
     ),
     "scale down": ("ottoctl scale down nightly", "ottoctl scale down nightly --to 1 --reason 'too many'"),
+    "support-bundle": ("ottoctl support-bundle", "ottoctl support-bundle --cluster --namespace ottoscaler --file help.tar.gz"),
     "doctor": (
         "ottoctl doctor",
         "ottoctl --address build.example.com:9090 doctor -o json",

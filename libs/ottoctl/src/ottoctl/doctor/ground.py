@@ -64,7 +64,7 @@ async def permissions(case: Case) -> list[Finding]:
                 )
             )
         found += [
-            warn(f"{service} may not {_told([right])}: it does without {right.without}", f"{right.value}: true, unless that is meant")
+            warn(f"{service} may not {_told([right])}, so it does without {right.without}", f"{right.value}: true, unless that is meant")
             for right in lacking
             if right.without
         ]

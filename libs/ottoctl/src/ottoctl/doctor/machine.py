@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ottoctl.doctor.case import Case, Finding, fail, ok, warn
-from ottoctl.doctor.processes import environment, holders, lock_holder, process, started
+from ottoctl.doctor.processes import Process, environment, holders, lock_holder, process, started
 
 LITTLE_BYTES, NO_BYTES = 1 << 30, 32 << 20
 """Below the first a run may fill the disk; below the second hardly anything can be written."""
@@ -25,11 +25,10 @@ OWN_VARIABLES = re.compile(
 """Variables that are not the services' settings: ottoctl's own, and what a worker is given."""
 
 
-def state_directory(case: Case) -> Path:
-    """Where the instance at the port keeps its state, or where one started from here would."""
-    environ: Mapping[str, str] = case.environ
-    if case.instance is not None:
-        environ = environment(case.instance.pid) or environ
+def state_directory(environ: Mapping[str, str], instance: Process | None) -> Path:
+    """Where an instance keeps its state, or where one started with these variables would."""
+    if instance is not None:
+        environ = environment(instance.pid) or environ
     home = Path(environ.get("HOME") or Path.home())
 
     def absolute(text: str) -> Path:
@@ -60,7 +59,7 @@ async def port(case: Case) -> list[Finding]:
 
 async def state(case: Case) -> list[Finding]:
     """The state directory can be written and has room; who holds it."""
-    directory = state_directory(case)
+    directory = state_directory(case.environ, case.instance)
     case.facts["state_directory"] = str(directory)
     remedy = "make it writable, or name another one in OTTO_STANDALONE_STATE_DIR"
     if not directory.is_symlink() and not directory.exists():
@@ -116,7 +115,7 @@ def _holder(case: Case, directory: Path) -> Finding:
 
 async def leftovers(case: Case) -> list[Finding]:
     """Nothing waits for an instance that is gone."""
-    directory = state_directory(case)
+    directory = state_directory(case.environ, case.instance)
     if lock_holder(directory / "lock"):
         return [ok("an instance looks after the state")]
     running: list[str] = []
@@ -178,7 +177,7 @@ async def tools(case: Case) -> list[Finding]:  # noqa: ARG001  a check takes the
 
 async def variables(case: Case) -> list[Finding]:
     """Every variable that begins with OTTO_ is a setting."""
-    known = set(files("ottoctl.doctor").joinpath("settings.txt").read_text().split())
+    known = settings()
     found = []
     places: list[tuple[str, Mapping[str, str]]] = [("here", case.environ)]
     if case.instance is not None:
@@ -190,6 +189,12 @@ async def variables(case: Case) -> list[Finding]:
                 remedy = f"did you mean {near[0]}?" if near else "remove it; the README lists the settings"
                 found.append(warn(f"the variable {name} ({where}) is no setting and does nothing", remedy))
     return found or [ok("every OTTO_ variable is a setting")]
+
+
+def settings() -> dict[str, str]:
+    """The services' settings: variable and default."""
+    lines = files("ottoctl.doctor").joinpath("settings.txt").read_text().splitlines()
+    return {name: default for name, _, default in (line.partition("\t") for line in lines)}
 
 
 def _some(names: list[str]) -> str:
