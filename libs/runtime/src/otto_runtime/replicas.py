@@ -63,7 +63,7 @@ class Place:
     def lease_times(self) -> LeaseTimes:
         """How long a lease lasts, until when a holder acts without renewing it, and how often it tries to."""
         duration = self.runtime.lease_duration
-        return LeaseTimes(duration, 0.7 * duration, min(self.runtime.lease_retry, 0.35 * duration))
+        return LeaseTimes(duration, 0.8 * duration, min(self.runtime.lease_retry, 0.35 * duration))
 
 
 class Replicas:

@@ -202,16 +202,16 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=2,
             le=3600,
-            description="Seconds after which another replica takes over from one that is gone. Who can't renew its Lease for seven tenths "
+            description="Seconds after which another replica takes over from one that is gone. Who can't renew its Lease for eight tenths "
             "of them stops acting. Of use with `OTTO_SCALER_LEASE` and `OTTO_EXECUTOR_LEASE` only, as the next two.",
         ),
-    ] = 10.0
+    ] = 13.0
     lease_retry: Annotated[
         float, Meta(gt=0, description="Seconds between renewals of a Lease; at most half of its duration, so that one may fail.")
     ] = 2.0
     hand_on_patience: Annotated[
         float, Meta(gt=0, description="Seconds that a call waits at a replica while none acts, then UNAVAILABLE: longer than a takeover.")
-    ] = 15.0
+    ] = 18.0
     unary_timeout: Annotated[float, Meta(gt=0, description="Seconds until a unary call is given up with DEADLINE_EXCEEDED.")] = 30.0
     drain_delay: Annotated[
         float, Meta(ge=0, description="Seconds between NOT_SERVING and the end of streams at a stop, so that load balancers can notice.")
