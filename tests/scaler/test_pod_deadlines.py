@@ -99,6 +99,20 @@ def test_a_worker_that_is_stopped_or_has_ended_needs_nothing() -> None:
     assert Clock().look(pod(phase="Failed", containerStatuses=[terminated(1)]), 0.0) is None
 
 
+def test_a_pod_that_is_to_stop_and_whose_node_does_not_answer_is_lost() -> None:
+    """A while after its grace, counted from when it was told to stop, with the cause of that; as long as the node answers it has time."""
+    clock = Clock()
+    report = marked(pod(phase="Running", containerStatuses=[running()]), "CANCELLED", "enough")
+    report["spec"]["terminationGracePeriodSeconds"] = 7
+    assert clock.look(report, 100.0) is None
+    report["status"]["conditions"] = [condition("Ready", "False", ""), condition("ContainersReady", "True", "")]
+    assert clock.look(report, 140.0) == (100.0 + 7 + LOST_SECONDS, Action.LOSE, Cause.CANCELLED)
+    assert clock.deadlines.due is not None
+    assert clock.deadlines.due.words == "enough; its node node-1 does not answer"
+    report["status"]["conditions"] = [condition("Ready", "True", "")]
+    assert clock.look(report, 141.0) is None
+
+
 def test_a_deleted_pod_whose_node_does_not_answer_is_lost() -> None:
     """A while after the time at which it should have been gone, counted once, whatever is heard of it meanwhile."""
     clock = Clock()

@@ -168,6 +168,23 @@ async def test_a_pod_whose_node_does_not_answer_counts_as_lost(pods: PodsRig, mo
     await until(lambda: pods.worker(wanted.identity.name) is None and not pods.cluster.storage.all(PODS))
 
 
+async def test_a_worker_that_is_cancelled_on_a_node_that_does_not_answer_ends(pods: PodsRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pod may tolerate such a node for ever: the worker ends all the same, and removing it deletes the pod by force."""
+    monkeypatch.setattr(deadlines, "LOST_SECONDS", -59.0)
+    pods.cluster.script = lambda _pod, _container: Script(ignores_term=True)
+    wanted = spec(stop_grace=60.0)
+    await pods.create(wanted)
+    await pods.runs(wanted)
+    pods.cluster.set_status(
+        wanted.identity.name, {"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]}
+    )
+    await pods.backend.stop(wanted.identity.name, "enough")
+    worker = await pods.ends(wanted)
+    assert (worker.cause, worker.error) == (Cause.CANCELLED, "enough; its node fake-node does not answer")
+    await pods.backend.remove(wanted.identity.name)
+    await until(lambda: pods.worker(wanted.identity.name) is None and not pods.cluster.storage.all(PODS))
+
+
 async def test_a_pod_that_is_collected_with_its_node_counts_as_lost(pods: PodsRig) -> None:
     """The collector of pods marks it as failed and deletes it at once; the worker stays to be seen when the pod is gone."""
     wanted = spec(command=LONG)

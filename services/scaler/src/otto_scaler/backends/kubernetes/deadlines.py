@@ -1,5 +1,5 @@
 """When something is to be done about a worker if nothing changes: it is pending or pulling for too long, runs for too long, has ended and
-its pod has not, or is lost.
+its pod has not, or is lost with its node.
 
 Pure bookkeeping. Lengths of time are measured on a clock that nobody sets, from when a thing was seen here; only for what began before
 this service, and was found, by the time of day that the cluster has written down.
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from otto_scaler.backends.kubernetes import marks
+from otto_scaler.backends.kubernetes.judging import abandoned
 from otto_scaler.backends.kubernetes.pods import WorkerPod, began
 from otto_scaler.backends.kubernetes.trouble import Patience, Trouble, trouble
 from otto_scaler.worker import Cause
@@ -21,7 +22,7 @@ PULL_SECONDS = 60.0
 REST_SECONDS = 5.0
 """How long other containers may go on after the worker's own: kubelets look once a second, and what knows that it is to end does."""
 LOST_SECONDS = 30.0
-"""After the time at which a deleted pod should have been gone."""
+"""After the time at which a deleted pod should have been gone, or one that is to stop should have ended."""
 
 
 class Action(enum.Enum):
@@ -34,7 +35,7 @@ class Action(enum.Enum):
     STOP_REST = "STOP_REST"
     """It has ended, and other containers keep its pod from ending: make them end."""
     LOSE = "LOSE"
-    """It was to be deleted and its node does not say that it has ended: it counts as lost."""
+    """It was to be deleted, or to stop, and its node does not say that it has ended: it counts as lost."""
 
 
 class Due(NamedTuple):
@@ -73,6 +74,7 @@ class Deadlines:
         self._running: float | None = None
         self._ended: float | None = None
         self._deleted: float | None = None
+        self._stopping: float | None = None
         self.due: Due | None = None
 
     def look(self, pod: WorkerPod, now: Moment) -> None:
@@ -90,12 +92,23 @@ class Deadlines:
         return Due(self._deleted + LOST_SECONDS, Action.LOSE, Cause.NODE_LOST, f"its node {pod.spec.node_name} does not answer")
 
     def _earliest(self, pod: WorkerPod, now: Moment) -> Due | None:
-        if pod.held or marks.stop(pod.metadata) is not None or marks.rest_stopped(pod.metadata):
+        if pod.held or marks.rest_stopped(pod.metadata):
             return None
+        if (stop := marks.stop(pod.metadata)) is not None:
+            return self._stop(pod, *stop, now)
         if left := pod.left_running:
             return self._rest(pod, left, now)
         limits = [limit for limit in (self._timeout(pod, now), self._start(pod, now)) if limit is not None]
         return min(limits, default=None)
+
+    def _stop(self, pod: WorkerPod, cause: Cause, words: str, now: Moment) -> Due | None:
+        """A node that answers stops it; another one may be back before pods are evicted from it, which some tolerate for ever."""
+        if self._stopping is None:
+            self._stopping = now.steady
+        if not abandoned(pod):
+            return None
+        grace = pod.spec.termination_grace_period_seconds
+        return Due(self._stopping + grace + LOST_SECONDS, Action.LOSE, cause, f"{words}; its node {pod.spec.node_name} does not answer")
 
     def _rest(self, pod: WorkerPod, left: tuple[str, ...], now: Moment) -> Due:
         if self._ended is None:

@@ -123,7 +123,7 @@ def disruption(pod: WorkerPod) -> tuple[Cause, str]:
     if target is not None and target.status == "True":
         cause, words = _DISRUPTIONS.get(target.reason, (Cause.EVICTED, target.reason))
         return cause, f"{words}: {target.message}".strip(": ")
-    if _abandoned(pod):
+    if abandoned(pod):
         return Cause.NODE_LOST, f"it was deleted when its node {pod.spec.node_name} did not answer"
     return Cause.DELETED, "it was deleted from outside"
 
@@ -134,7 +134,7 @@ def collected(pod: WorkerPod) -> bool:
     return target is not None and target.status == "True" and target.reason == _COLLECTED and pod.status.phase == "Failed"
 
 
-def _abandoned(pod: WorkerPod) -> bool:
+def abandoned(pod: WorkerPod) -> bool:
     """Whether its node has stopped answering, by what the cluster says of the pod, as nodes themselves may not be asked about.
 
     Then the node controller takes the condition Ready away and leaves the others as the kubelet had written them last, which itself takes

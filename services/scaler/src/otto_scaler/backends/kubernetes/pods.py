@@ -12,6 +12,8 @@ class WorkerPodSpec(Part, frozen=True):
 
     node_name: str = ""
     scheduling_gates: tuple[SchedulingGate, ...] = ()
+    termination_grace_period_seconds: int = 30
+    """The cluster's own default, which it writes into every pod."""
 
 
 class WorkerPod(KubeObject, frozen=True):
