@@ -49,6 +49,22 @@ async def test_a_unary_call_has_a_deadline_of_ours(serve: Serve, caplog: pytest.
     assert complaints(caplog) == ["otto_runtime.calls: runtime.call_timed_out"]
 
 
+@pytest.mark.long
+async def test_calls_that_wait_for_a_busy_service_are_served(serve: Serve) -> None:
+    """However long it takes until it looks at them: gRPC itself gives up those that have waited for 30 s, with CANCELLED."""
+    blocked: list[bool] = []
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        if not blocked:
+            blocked.append(True)
+            time.sleep(35)  # nothing else runs meanwhile
+        return request
+
+    async with serve(unary=unary, settings={"unary_timeout": 60.0}) as trial:
+        numbers = [str(number).encode() for number in range(50)]
+        assert await asyncio.gather(*(trial.unary()(number) for number in numbers)) == numbers
+
+
 async def test_a_stream_has_none(serve: Serve) -> None:
     """A stream may be open for longer than a unary call may take."""
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _CALLS: ContextVar[Any] = ContextVar("otto_runtime_calls", default=None)
+_STOPPING = "the service is stopping; repeat the call"
 _HEALTH = "grpc.health."
 """Not traced, and answered to the very end of a stop: probes come for ever."""
 LATE_SECONDS = 1.0
@@ -160,7 +161,7 @@ class Calls(grpc.aio.ServerInterceptor):
             async def work() -> Any:
                 if self.draining and not method.startswith(_HEALTH):
                     context.set_trailing_metadata((NOT_ACTED,))
-                    raise _StoppingError("the service is stopping; repeat the call")
+                    raise _StoppingError(_STOPPING)
                 answer = await inner(request if read is None else read(request), context)
                 return answer if write is None else write(answer)
 
@@ -256,6 +257,8 @@ class Calls(grpc.aio.ServerInterceptor):
             return Status(grpc.StatusCode.OK, "")
         if not faults and (call.task.cancelling() or not any(isinstance(leaf, asyncio.CancelledError) for leaf in found)):
             # the caller left (a write then raises InternalError), or the grace of a stop is over
+            if call.given_up:
+                return Status(grpc.StatusCode.UNAVAILABLE, _STOPPING)
             return Status(grpc.StatusCode.CANCELLED, CUT_OFF)
         # a CancelledError that comes here is not the call's own: the handler awaited something that somebody else cancelled
         status = status_of(error, self._public)

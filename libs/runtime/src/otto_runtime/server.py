@@ -34,6 +34,7 @@ LONGEST_QUIET_SECONDS = 1.0
 """How long that is waited for: callers that never cease can't hold up a stop."""
 MAX_PENDING_CALLS = 20_000
 """Calls of all connections together that may have come and not been looked at: twice what Envoy passes on to one service. A few KB each."""
+MAX_PENDING_SECONDS = 600
 KEEPALIVE_SECONDS = 30.0
 """Silence after which a client is asked whether it is there."""
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
@@ -205,6 +206,8 @@ async def bound(settings: RuntimeSettings) -> AsyncIterator[Host]:
             # Of calls that came and were not looked at yet gRPC drops some beyond 1,000, with CANCELLED: a burst is no reason for that.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+            # And those that have waited for 30 s: how long a call may wait its client knows best.
+            ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_SECONDS),
             ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
             ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * 1000)),
             # Without it gRPC waits a minute for any ping, those with which it measures the line too, whatever keepalive says.
