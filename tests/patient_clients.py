@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import yaml
 
+from otto_runtime.tasks import Backoff
 from ottoscaler.v1.log_pb2 import BuildIdentifier, BuildLogEntry, BuildLogKind, LogSelection
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
 from ottoscaler.v1.pipeline_pb2 import APPROVAL_DECISION_APPROVE, PipelineProgress, PipelineRequest
@@ -62,10 +63,10 @@ def shared(file: Path, note: str) -> PipelineRequest:
     return PipelineRequest(pipeline_id=file.stem, stages=stages)
 
 
-def drawn(draw: random.Random, note: str) -> PipelineRequest:
-    """Thirty stages with random dependencies: some fail once and are retried, some for good, some run only after a failure."""
+def drawn(draw: random.Random, note: str, pipeline_id: str = "random", count: int = 30) -> PipelineRequest:
+    """So many stages with random dependencies: some fail once and are retried, some for good, some run only after a failure."""
     stages: list[PipelineStage] = []
-    for number in range(30):
+    for number in range(count):
         needs = draw.sample([s.stage_id for s in stages], min(len(stages), draw.choice([0, 1, 1, 2, 3])))
         ending = draw.choices(["exit 0", '[ "$OTTO_ATTEMPT" -gt 1 ]', "exit 7"], [12, 4, 1])[0]
         stages.append(
@@ -83,7 +84,7 @@ def drawn(draw: random.Random, note: str) -> PipelineRequest:
                 ignore_errors=draw.random() < 0.2,
             )
         )
-    return PipelineRequest(pipeline_id="random", stages=stages)
+    return PipelineRequest(pipeline_id=pipeline_id, stages=stages)
 
 
 class Account:
@@ -92,6 +93,8 @@ class Account:
     def __init__(self, pipeline_id: str) -> None:
         self.pipeline_id = pipeline_id
         self.progress: list[PipelineProgress] = []
+        self.notices: list[str] = []
+        """That what happens can't be stored: messages without a sequence."""
         self.entries: list[BuildLogEntry] = []
 
     @property
@@ -132,15 +135,17 @@ class Clients:
 
     async def insist(self, attempt: Callable[[grpc.aio.Channel], Awaitable[bool]]) -> None:
         """Calls until it says that it is done; a server that dies under it is called again."""
+        backoff = Backoff(0.05, 0.5)
         while True:
             try:
                 async with self.channel() as channel:
                     if await attempt(channel):
                         return
+                backoff.reset()
             except grpc.aio.AioRpcError as error:
                 if error.code() not in AGAIN:
                     raise
-            await asyncio.sleep(0.05)
+            await backoff.wait()
 
     async def submit(self, request: PipelineRequest) -> None:
         """Has it run; that it is known already is what a lost answer to an earlier try looks like."""
@@ -165,7 +170,10 @@ class Clients:
             after = account.progress[-1].sequence if account.progress else 0
             request = WatchPipelineRequest(pipeline_id=account.pipeline_id, after_sequence=after)
             async for message in PipelineServiceStub(channel).WatchPipeline(request):
-                account.progress.append(message)
+                if message.sequence:
+                    account.progress.append(message)
+                else:
+                    account.notices.append(message.message)
             return account.ended
 
         await self.insist(once)

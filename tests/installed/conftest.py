@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from ..cluster_report import tell, written
+from .control_plane import ControlPlane, control_plane
 from .installation import IMAGES, CommandError, Installation, install, make_namespace, uninstall
 
 Install = Callable[..., Installation]
@@ -38,6 +39,15 @@ def installing() -> Iterator[Install]:
         yield _installed
     finally:
         _uninstalled(before)
+
+
+@pytest.fixture(scope="session")
+def plane() -> ControlPlane:
+    """The control plane; tests that do something to it are skipped where it can't be reached."""
+    found = control_plane()
+    if found is None:
+        pytest.skip("the nodes of this cluster are no containers of ours, as those of make cluster-up are")
+    return found
 
 
 def _installed(*sets: str) -> Installation:

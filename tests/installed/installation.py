@@ -25,6 +25,7 @@ IMAGES = Path(os.environ.get("OTTO_TEST_IMAGES", ROOT / ".cache" / "images" / "v
 WORKSHOP = IMAGES.with_name("workshop.yaml")
 """Values that name the image of workers which `make install` uses."""
 RELEASE = "otto"
+COMPONENTS = ("scaler", "pipeline-executor", "log-relay", "front-door")
 READY_SECONDS = 240
 
 
@@ -89,6 +90,10 @@ class Installation:
     def upgrade(self, *sets: str) -> None:
         """Helm upgrade with some values more, back with all pods ready."""
         said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
+
+    def rollback(self) -> None:
+        """Helm rollback to the revision before, back with all pods ready."""
+        said("helm", "rollback", RELEASE, "--namespace", self.namespace, "--wait", f"--timeout={READY_SECONDS}s")
 
     def restart(self, *components: str) -> None:
         """Replaces their pods, all at the same time, as an upgrade does; back with all pods ready."""

@@ -1,61 +1,73 @@
 """Services die on a real cluster while pipelines run: nobody notices but the log."""
 
 import asyncio
+import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from ottoscaler.v1.pipeline_pb2 import PipelineRequest
-
 from ..patient_clients import Clients, approve_when_asked, check, everything, requests_for
-from .installation import Installation
+from .control_plane import ControlPlane
+from .installation import COMPONENTS, Installation
+from .load import Load
 from .pod_watch import watching_pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-COMPONENTS = ("scaler", "pipeline-executor", "log-relay", "front-door")
-Fault = Callable[[Installation, str], Awaitable[None]]
+PIPELINES = 50
+ROUNDS = 2
+"""In each, every service is hit once in each way."""
+Fault = Callable[[Installation, str], Awaitable[bool]]
 
 
-async def kill_process(installation: Installation, component: str) -> None:
-    """`kill -9` of the process in the pod: its container is started again in the same pod."""
-    for pod in await asyncio.to_thread(installation.pods, component):
-        await asyncio.to_thread(installation.kill, pod["metadata"]["name"])
+async def kill_process(installation: Installation, component: str) -> bool:
+    """`kill -9` of the process in the pod: its container is started again in the same pod. False if there was none just then."""
+    pods = await asyncio.to_thread(installation.pods, component)
+    return any([await asyncio.to_thread(installation.kill, pod["metadata"]["name"]) for pod in pods])
 
 
-async def delete_pod(installation: Installation, component: str) -> None:
+async def delete_pod(installation: Installation, component: str) -> bool:
     """The pod goes at once, and another one comes."""
-    await installation.kubectl_soon(
-        "delete", "pod", "--selector", f"app.kubernetes.io/component={component}", "--grace-period=0", "--force", "--wait=false"
-    )
+    gone = ("--grace-period=0", "--force", "--wait=false")
+    return "deleted" in await installation.kubectl_soon("delete", "pod", "--selector", f"app.kubernetes.io/component={component}", *gone)
 
 
-@pytest.mark.parametrize("fault", [kill_process, delete_pod])
-async def test_services_die(installation: Installation, fault: Fault) -> None:
-    """Every service dies at seeded moments while pipelines run: all end as they would have, no pod twice, no line lost or doubled."""
-    draw = random.Random(fault.__name__)
-    clients = Clients(installation)
-    requests = renamed(requests_for(2, ":"), fault.__name__)
-    async with watching_pods(installation) as pods, asyncio.timeout(800):
-        approving = asyncio.create_task(approve_when_asked(clients, f"3-monorepo-approval-{fault.__name__}"), name="approve")
-        running = asyncio.create_task(everything(clients, requests), name="everything")
-        hits = 0
-        while not running.done() and hits < 8:
-            await asyncio.wait({running}, timeout=draw.uniform(0.5, 6.0))
-            if not running.done():
-                await fault(installation, COMPONENTS[hits % len(COMPONENTS)])
-                hits += 1
-        accounts = await running
+def faults(draw: random.Random) -> Iterator[tuple[Fault, str]]:
+    """Rounds of all, each in an order of its own."""
+    while True:
+        every = list(itertools.product((kill_process, delete_pod), COMPONENTS))
+        yield from draw.sample(every, len(every))
+
+
+async def test_services_die_while_fifty_pipelines_run(installation: Installation, plane: ControlPlane) -> None:
+    """Each service is killed and its pod deleted at seeded moments: all end as they would have, no pod twice, no line lost or doubled.
+
+    They are the six shared ones, one of which asks for an approval, one of 30 stages, and small ones, several at a time.
+    """
+    draw = random.Random("moments")
+    clients, load = Clients(installation), Load(Clients(installation), "faults")
+    larger = requests_for(2, ":")
+    for request in larger:
+        request.pipeline_id += "-faults"
+    hits: Counter[tuple[Fault, str]] = Counter()
+    enough = ROUNDS * 2 * len(COMPONENTS)
+    async with asyncio.timeout(800), watching_pods(installation) as pods, asyncio.TaskGroup() as group:
+        await load.calm()
+        turns = itertools.takewhile(lambda turn: turn < PIPELINES - len(larger) or hits.total() < enough, itertools.count())
+        approving = group.create_task(approve_when_asked(clients, "3-monorepo-approval-faults"), name="approve")
+        all_of_them = [group.create_task(load.run(turns)), running := group.create_task(everything(clients, larger))]
+        for fault, component in faults(draw):
+            while not (hit := await fault(installation, component)):
+                await asyncio.sleep(0.2)
+            hits[fault, component] += hit
+            await asyncio.wait(all_of_them, timeout=draw.uniform(0.5, 8))
+            if all(task.done() for task in all_of_them):
+                break
         approving.cancel()
-        await asyncio.gather(approving, return_exceptions=True)
-    assert hits >= len(COMPONENTS)
-    check(requests, accounts)
-    assert not pods.created_twice()
-
-
-def renamed(requests: list[PipelineRequest], suffix: str) -> list[PipelineRequest]:
-    """Under ids that no other test uses."""
-    for request in requests:
-        request.pipeline_id += f"-{suffix}"
-    return requests
+        await installation.serves()
+    assert len(hits) == 2 * len(COMPONENTS)
+    assert min(hits.values()) >= ROUNDS
+    check(larger, running.result())
+    load.check(pods)

@@ -13,10 +13,9 @@ from ottoscaler.v1.worker_pb2 import FailureCause
 from ..patient_clients import Account, Clients
 from .cluster_nodes import SERVICES, WORKERS, Node, get, names, until
 from .conftest import Install, installing
-from .installation import Installation
+from .installation import COMPONENTS, Installation
 from .pod_watch import watching_pods
 from .test_endings import COUNTING_AT_FIRST, assert_all_lines, assert_retried, first_failure, lines, run_and
-from .test_faults import COMPONENTS
 from .test_pipelines import one_stage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.timeout(900)]

@@ -1,10 +1,11 @@
-"""What the README says about upgrades, rollbacks and an end of it all, done to a release."""
+"""What the README says about upgrades, rollbacks and an end of it all, done to a release in the middle of its work."""
 
 import asyncio
 import json
 import re
 import secrets
 import shlex
+from collections.abc import Callable
 
 import pytest
 
@@ -14,10 +15,57 @@ from ottoscaler.v1.worker_pb2 import WorkerSpec
 
 from ..patient_clients import Clients
 from .conftest import Install
-from .installation import ROOT, Installation, install, said
+from .installation import COMPONENTS, ROOT, Installation, install, said
+from .load import Load
+from .onlooker import attached
+from .pod_watch import watching_leases, watching_pods
 from .test_pipelines import one_stage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+OTHERS = ("runtime.log_level=debug", "frontDoor.logLevel=info")
+"""Values that change the pods of every component."""
+TWO = ("scaler.replicas=2", "executor.replicas=2")
+STEPS: dict[str, Callable[[Installation], None]] = {
+    "upgrade": lambda installation: installation.upgrade(*OTHERS),
+    "rollback": lambda installation: installation.rollback(),
+    "restart": lambda installation: installation.restart(*COMPONENTS),
+    "upgrade to two replicas": lambda installation: installation.upgrade(*OTHERS, *TWO),
+    "restart of two replicas": lambda installation: installation.restart(*COMPONENTS),
+    "rollback to one replica": lambda installation: installation.rollback(),
+}
+AT_ONCE_SECONDS = 5
+"""Half of what another replica would wait for a Lease that was not given back."""
+
+
+async def test_everything_is_replaced_in_the_middle_of_runs(installed: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    """Upgrades, rollbacks and restarts of all there is lose and double nothing; who is attached goes on; the next replica acts at once."""
+    installation = await asyncio.to_thread(installed)
+    load = Load(Clients(installation), "replaced")
+    async with asyncio.timeout(1100), watching_pods(installation) as pods, watching_leases(installation) as leases:
+        await load.calm()
+        async with attached(installation, "replaced-onlooker") as onlooker, load.going():
+            for name, replace in STEPS.items():
+                before, lost = names(installation), onlooker.lost()
+                await asyncio.to_thread(replace, installation)
+                assert not before & names(installation), name
+                assert onlooker.lost() > lost, name
+                await load.begun(3)
+            await onlooker.sees_the_end()
+    load.check(pods)
+    handovers = leases.handovers()
+    with capsys.disabled():
+        print()
+        for given, taken in handovers:
+            print(f"{given.lease}: given back, held by another replica {(taken.since - given.since).total_seconds():.2f} s later")
+    assert len(handovers) >= 2 * len(STEPS) - 1, handovers
+    assert all((taken.since - given.since).total_seconds() < AT_ONCE_SECONDS for given, taken in handovers)
+
+
+def names(installation: Installation) -> set[str]:
+    """Of the release's own pods that nobody is about to delete."""
+    pods = [pod["metadata"] for component in COMPONENTS for pod in installation.pods(component)]
+    return {str(pod["uid"]) for pod in pods if "deletionTimestamp" not in pod}
 
 
 async def test_the_commands_of_the_readme_leave_nothing_behind(installed: Install) -> None:

@@ -6,10 +6,9 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from otto_kubekit.client import Client
 from otto_kubekit.connecting import connect
+from otto_kubekit.errors import DeadlineError
 from otto_kubekit.kinds import PODS, Kind
 from otto_kubekit.objects import KubeObject, Pod
 from otto_kubekit.settings import KubeSettings
@@ -58,17 +58,15 @@ class Release:
         """Gives it further values; returns when the front door calls everything behind it healthy."""
         if sets:
             await asyncio.to_thread(self.installation.upgrade, *sets)
-        async with asyncio.timeout(WAIT_SECONDS), self.channel() as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            while await _answered(stub) != health_pb2.HealthCheckResponse.SERVING:
-                await asyncio.sleep(0.5)
+        await self.installation.serves()
 
     async def emptied(self) -> None:
         """Ends and deletes all runs and pods, which takes an executor, and nodes for pods that have one; returns when none is there."""
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
-                await self.client.delete_all(RUNS, propagation="Background")
-                await self.client.delete_all(PODS, labels=f"{COMPONENT} in (worker, floor)", grace=1)
+                with suppress(DeadlineError):  # it goes on, and thousands take longer than a call may
+                    await self.client.delete_all(RUNS, propagation="Background")
+                    await self.client.delete_all(PODS, labels=f"{COMPONENT} in (worker, floor)", grace=1)
                 if not (self.pods.there or (await self.client.list(RUNS, page_size=1)).items):
                     return
                 await asyncio.sleep(0.5)
@@ -147,14 +145,6 @@ async def released() -> AsyncIterator[Release]:
 def _removed(namespace: str) -> None:
     subprocess.run(["helm", "uninstall", RELEASE, "--namespace", namespace, "--wait"], capture_output=True, timeout=120, check=False)
     said("kubectl", "delete", "namespace", namespace, "--ignore-not-found", "--timeout=240s")
-
-
-async def _answered(stub: Any) -> int:
-    try:
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
-    except grpc.aio.AioRpcError:
-        return int(health_pb2.HealthCheckResponse.UNKNOWN)
-    return int(answer.status)
 
 
 def unique(words: str) -> str:
