@@ -19,7 +19,7 @@ from .load import Load
 from .onlooker import attached
 from .pod_watch import watching_pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.timeout(1200)]
 
 AWAY_SECONDS = 60
 ANSWER_SECONDS = 40
@@ -32,7 +32,7 @@ async def test_an_api_server_that_is_away_for_a_minute(installation: Installatio
     """Workers go on, calls are answered or UNAVAILABLE, and afterwards all ends as it would have: no pod twice, no line lost or doubled."""
     load = Load(Clients(installation), "away")
     answers: Counter[grpc.StatusCode] = Counter()
-    async with asyncio.timeout(800), watching_pods(installation) as pods:
+    async with asyncio.timeout(1000), watching_pods(installation) as pods:
         await load.calm()
         async with attached(installation, "away-onlooker") as onlooker, load.going():
             async with plane.without_api_server():
@@ -68,7 +68,7 @@ async def test_an_etcd_that_is_killed_and_compacted(installed: Install, plane: C
     installation = await asyncio.to_thread(installed, LONG_LEASE)
     load = Load(Clients(installation), "compacted")
     watched = {"scaler": {"pods", "leases"}, "pipeline-executor": {"pipelineruns", "leases"}}
-    async with asyncio.timeout(800), watching_pods(installation) as pods:
+    async with asyncio.timeout(1000), watching_pods(installation) as pods:
         await load.calm()
         async with attached(installation, "compacted-onlooker") as onlooker, load.going():
             await asyncio.to_thread(plane.compact_etcd)
