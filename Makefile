@@ -182,11 +182,14 @@ cluster-shell: setup ## A shell with kubectl, helm and kind that reaches it
 cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engine) or ARCHIVE=file (docker save)
 	@$(CLUSTER) load $(if $(ARCHIVE),--archive $(ARCHIVE),--image $(or $(IMAGE),$(error cluster-load needs IMAGE=name or ARCHIVE=file)))
 
-# A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name.
+# A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name. Most of the time tests wait for pods to start,
+# so two run at a time, but for those that take away what the others need.
+ON_CLUSTER = $(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15
 test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(BUILD) --workshop)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
-	@$(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15 -m cluster $(if $(ONLY),-k "$(ONLY)")
+	@$(if $(ONLY),$(ON_CLUSTER) -m cluster -k "$(ONLY)",\
+	  $(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and not disruptive" && $(ON_CLUSTER) -m "cluster and disruptive")
 
 bench-cluster: JSON := .bench/cluster.json
 bench-cluster: setup clients ## Measure a release on it beside bare pods: a table, and $(JSON) (RUNS=5, SIZE=0.1, ONLY=starts,chain as for bench; MARKDOWN=1)
