@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 from base64 import b64encode
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from otto_kubekit.kinds import PODS, SECRETS
 from otto_kubekit.testing import FakeCluster, Script
+from otto_kubekit.testing.faults import Asked
 from otto_relay.sources import kubernetes_lane
 from otto_relay.sources.kubernetes import KubernetesSource
 from otto_relay.testing import peers
@@ -182,6 +184,40 @@ async def test_an_api_server_that_is_away_is_waited_for(cluster: Cluster) -> Non
         await cluster.end("w-1")
         got = await complete(cluster.stand, "w-1")
     assert messages(got) == ["before", "during", "after"]
+    assert not notices(got)
+
+
+@pytest.mark.parametrize("follow", [True, False], ids=["while it is followed", "while the rest of it is read"])
+async def test_a_connection_that_falls_silent_is_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, follow: bool) -> None:
+    """It lives and brings nothing, as behind a proxy that has forgotten it: the log is asked for anew, and each line comes once."""
+    monkeypatch.setattr(kubernetes_lane, "FOLLOW_SILENCE" if follow else "READ_SILENCE", 0.5)
+    streams = ("Stdout", "Stderr") if cluster.fake.kubelet.split_streams else ("",)
+    looked: Counter[tuple[str, bool]] = Counter()
+    silent = True
+
+    def falls_silent(asked: Asked) -> bool:
+        if not silent or not asked.log:
+            return False
+        followed = "follow" in asked.query
+        looked[asked.query.get("stream", ""), followed] += 1
+        return followed or looked[asked.query.get("stream", ""), False] > 1  # its answer begins, and stops there
+
+    async with cluster.stand.relay():
+        await cluster.start("w-1")
+        cluster.fake.log("w-1").write("one")
+        await relay_knows(cluster.stand, "w-1", 1)
+        cluster.fake.faults.stall(falls_silent)
+        cluster.fake.log("w-1").write("two")
+        await until(lambda: all(looked[stream, True] for stream in streams), 30)
+        if not follow:
+            await cluster.end("w-1")
+            await until(lambda: all(looked[stream, False] > 1 for stream in streams), 30)
+        silent = False  # for connections to come; those that are open stay as they are
+        await relay_knows(cluster.stand, "w-1", 2)
+        if follow:
+            await cluster.end("w-1")
+        got = await complete(cluster.stand, "w-1")
+    assert messages(got) == ["one", "two"]
     assert not notices(got)
 
 
