@@ -1,8 +1,10 @@
 """What is in a namespace of the real cluster and happened there, in one file, for whoever has to find out why a test failed."""
 
+import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,27 @@ REPORTS = Path(__file__).resolve().parents[1] / ".reports"
 _SECONDS = 60
 _LINES = 5000
 """Of each container's log, the last ones."""
+_there: list[str] = []
+"""The namespaces that tests have now."""
 
 
-def tell(outcome: pytest.TestReport, name: str, namespaces: Iterable[str]) -> None:
-    """Writes the report of a failed test's namespaces, before those are deleted, and says in the outcome where it is."""
-    for namespace in namespaces:
+@contextmanager
+def reported(namespace: str) -> Iterator[None]:
+    """While a namespace is there: a test that fails meanwhile leaves a report of it, as does what fails in here."""
+    _there.append(namespace)
+    try:
+        yield
+    except Exception as error:
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]
+        error.add_note(f"what was in namespace {namespace}: {written(test, namespace)}")
+        raise
+    finally:
+        _there.remove(namespace)
+
+
+def tell(outcome: pytest.TestReport, name: str) -> None:
+    """Writes the reports of a failed test, before its namespaces are deleted, and says in the outcome where they are."""
+    for namespace in _there:
         outcome.sections.append(("cluster", f"what was in namespace {namespace}: {written(name, namespace)}"))
 
 

@@ -2,14 +2,22 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+from .cluster_report import tell
+
 # How long an example takes says more about what else runs on the machine than about what is tested.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# Whatever kubectl and helm would reach by themselves: tests act on the cluster that was named for them, and on no other.
+if "OTTO_TEST_KUBECONFIG" in os.environ:
+    os.environ["KUBECONFIG"] = os.environ["OTTO_TEST_KUBECONFIG"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_task_left_behind")
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """The cluster's; tests reach its addresses too, because `make test-cluster` runs them inside its network namespace."""
+    given = os.environ.get("OTTO_TEST_KUBECONFIG", "")
+    if not given:
+        pytest.fail("OTTO_TEST_KUBECONFIG names no cluster: `make cluster-up`, then `make test-cluster`", pytrace=False)
+    return Path(given)
 
 
 @pytest.fixture
@@ -30,3 +47,12 @@ async def no_task_left_behind() -> AsyncIterator[None]:
         if asyncio.get_running_loop().time() > deadline:
             pytest.fail("tasks left running: " + ", ".join(sorted(f"{task.get_name()} {task.get_coro()!r}" for task in left)))
         await asyncio.sleep(0.01)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails on a real cluster leaves a report of its namespaces, written before those are deleted."""
+    outcome = yield
+    if outcome.when == "call" and outcome.failed:
+        tell(outcome, item.name)
+    return outcome

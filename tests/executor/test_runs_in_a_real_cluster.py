@@ -22,6 +22,7 @@ from otto_kubekit.bodies import merge
 from otto_kubekit.client import Client
 from otto_kubekit.errors import InvalidError
 
+from ..cluster_report import reported
 from .test_conductor import fleet, pipeline, process, run  # noqa: F401  the fixture
 from .test_large_runs import large, noise
 from .test_runs_from_outside import apply, read
@@ -37,7 +38,8 @@ pytestmark = [
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     async with real_cluster(yaml.safe_load(CRD.read_text())) as made:
-        yield made
+        with reported(made.namespace):
+            yield made
 
 
 @pytest.fixture
@@ -48,9 +50,8 @@ async def executor(client: Client, fleet: Fleet) -> AsyncIterator[Conductor]:  #
 
 async def kubectl(client: Client, *arguments: str) -> str:
     """What kubectl says, in the test's namespace."""
-    environment = {**os.environ, "KUBECONFIG": os.environ["OTTO_TEST_KUBECONFIG"]}
     process = await asyncio.create_subprocess_exec(
-        "kubectl", "-n", client.namespace, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        "kubectl", "-n", client.namespace, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     said, _ = await process.communicate()
     return said.decode()

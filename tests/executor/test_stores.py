@@ -39,8 +39,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "cluster":
         if not os.environ.get("OTTO_TEST_KUBECONFIG"):
             pytest.skip("OTTO_TEST_KUBECONFIG names no cluster")
+        from ..cluster_report import reported  # here, as a test has this module imported by itself
+
         async with real_cluster(yaml.safe_load(CRD.read_text())) as client, store_over(client) as kept:
-            yield kept
+            with reported(client.namespace):
+                yield kept
         return
     if request.param == "kubernetes":
         async with fake_cluster() as cluster, store_in(cluster) as kept:

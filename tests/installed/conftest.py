@@ -1,18 +1,22 @@
-"""One release for all tests here; a test that needs other values installs its own. One that fails leaves a report of all of them."""
+"""One release for all tests here; a test that needs other values installs its own."""
 
 import secrets
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from ..cluster_report import tell, written
+from ..cluster_report import reported
 from .control_plane import ControlPlane, control_plane
-from .installation import IMAGES, CommandError, Installation, install, make_namespace, uninstall
+from .installation import IMAGES, Installation, install, make_namespace, uninstall
 
 Install = Callable[..., Installation]
-_there: list[str] = []
-"""The namespaces of releases that are installed now."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def named_cluster(kubeconfig: Path) -> None:
+    """There is one: what kubectl and helm reach by themselves is no place for these tests."""
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +38,16 @@ def installed() -> Iterator[Install]:
 @contextmanager
 def installing() -> Iterator[Install]:
     """The same for as long as somebody wants; then they are uninstalled."""
-    before = len(_there)
-    try:
-        yield _installed
-    finally:
-        _uninstalled(before)
+    with ExitStack() as releases:
+
+        def install_release(*sets: str) -> Installation:
+            namespace = f"otto-test-{secrets.token_hex(3)}"
+            releases.callback(uninstall, namespace)
+            releases.enter_context(reported(namespace))
+            make_namespace(namespace)
+            return install(namespace, *sets)
+
+        yield install_release
 
 
 @pytest.fixture(scope="session")
@@ -48,28 +57,3 @@ def plane() -> ControlPlane:
     if found is None:
         pytest.skip("the nodes of this cluster are no containers of ours, as those of make cluster-up are")
     return found
-
-
-def _installed(*sets: str) -> Installation:
-    namespace = f"otto-test-{secrets.token_hex(3)}"
-    _there.append(namespace)
-    try:
-        make_namespace(namespace)
-        return install(namespace, *sets)
-    except CommandError as error:
-        error.add_note(f"what was in namespace {namespace}: {written('install', namespace)}")
-        raise
-
-
-def _uninstalled(before: int) -> None:
-    while len(_there) > before:
-        uninstall(_there.pop())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Written before anything is deleted."""
-    outcome = yield
-    if outcome.when == "call" and outcome.failed:
-        tell(outcome, item.name, _there)
-    return outcome

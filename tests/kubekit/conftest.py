@@ -4,7 +4,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from otto_kubekit.kinds import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, Kind
 from otto_kubekit.objects import KubeObject, Part
 from otto_kubekit.settings import KubeSettings
 from otto_kubekit.testing import FakeCluster, local_process
+
+from ..cluster_report import reported
 
 DEADLINE = 30.0
 IMAGE = os.environ.get("OTTO_TEST_IMAGE", "ottoscaler-base:latest")
@@ -141,7 +143,8 @@ async def kube(request: pytest.FixtureRequest) -> AsyncIterator[Kube]:
         await client.apply(CUSTOM_RESOURCE_DEFINITIONS, "things.test.ottoscaler.io", DEFINITION, field_manager="tests")
         await until(lambda: _served(client), "the definition is served")
         try:
-            yield Kube(client, fake)
+            with nullcontext() if fake else reported(namespace):
+                yield Kube(client, fake)
         finally:
             await client.delete(NAMESPACES, namespace)
 

@@ -15,6 +15,8 @@ from otto_kubekit.settings import KubeSettings
 from otto_relay.sources.kubernetes import KubernetesSource
 from otto_relay.sources.protocol import Ending, Line
 
+from ..cluster_report import reported
+
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 IMAGE = os.environ.get("OTTO_TEST_IMAGE", "ottoscaler-base:latest")
 LONGEST = 1 << 20
@@ -35,7 +37,8 @@ async def client() -> AsyncIterator[Any]:
     async with connect(KubeSettings(config=path), namespace) as made:
         await made.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         try:
-            yield made
+            with reported(namespace):
+                yield made
         finally:
             await made.delete(NAMESPACES, namespace)
 

@@ -36,6 +36,8 @@ from otto_scaler.testing import MemoryBackend
 from otto_scaler.worker import Identity, Worker, WorkerSpec, worker_name
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 
+from ..cluster_report import reported
+
 PYTHON = sys.executable
 WAIT_SECONDS = 45.0
 
@@ -247,7 +249,8 @@ async def cluster_rig(root: Path, limits: Limits = DEFAULT_LIMITS, *, image: str
             rig = ClusterRig(backend, limits, root, client)
             await rig.start()
             try:
-                yield rig
+                with reported(namespace):
+                    yield rig
             finally:
                 await rig.stop()
         finally:
