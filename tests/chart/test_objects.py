@@ -105,6 +105,17 @@ def test_pods_keep_to_the_restricted_profile(name: str) -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
 
 
+@pytest.mark.parametrize("component", [*SERVICES, "front-door"])
+def test_a_node_can_be_drained(component: str) -> None:
+    """The PodDisruptionBudget of a component is about its pods alone, and lets one go even if there is only one."""
+    found = objects()
+    budget = one(found, "PodDisruptionBudget", component)["spec"]
+    labels = {other: workload(found, other)["spec"]["template"]["metadata"]["labels"] for other in (*SERVICES, "front-door")}
+    assert [other for other in labels if budget["selector"]["matchLabels"].items() <= labels[other].items()] == [component]
+    assert set(budget) == {"selector", "maxUnavailable"}
+    assert budget["maxUnavailable"] >= 1
+
+
 def rules(found: list[Object], component: str) -> dict[str, set[str]]:
     """What a component may do, by resource; those that are bound to a name have it behind an `=`."""
     return {
