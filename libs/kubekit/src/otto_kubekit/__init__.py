@@ -1,4 +1,4 @@
-"""The only code that knows Kubernetes: credentials, a client, watching, pod logs, leases; `testing` has a cluster for tests.
+"""The only code that knows Kubernetes: credentials, a client, watching, leases; `testing` has a cluster for tests.
 
 It knows nothing of Ottoscaler and imports no other package of this repository. `kubernetes` gives credentials and TLS, aiohttp carries the
 requests, msgspec reads the answers; the typed models of `kubernetes` are never imported (they cost 160 MB). Who uses this package:

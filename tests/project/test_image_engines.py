@@ -1,0 +1,33 @@
+"""Which engine `make images` builds with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER, DEAD, PODMAN, BUILDAH = {"docker": 0}, {"docker": 1}, {"podman": 0}, {"buildah": 0}
+
+
+@pytest.mark.parametrize(
+    ("there", "named", "chosen"),
+    [
+        (DOCKER | PODMAN | BUILDAH, "", "docker"),
+        (DEAD | PODMAN | BUILDAH, "", "podman"),
+        (DEAD | BUILDAH, "", "buildah"),
+        (BUILDAH, "", "buildah"),
+        (DOCKER | BUILDAH, "buildah", "buildah"),
+        (DEAD, "", "neither docker (with an engine that answers) nor podman nor buildah is here"),
+    ],
+    ids=["all", "no engine behind docker", "nor podman", "buildah alone", "named", "none"],
+)
+def test_the_first_that_works_builds(tmp_path: Path, there: dict[str, int], named: str, chosen: str) -> None:
+    """Docker only where its engine answers, then podman, then buildah; ENGINE decides. Without any it is said what to do."""
+    for program, code in there.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / program).chmod(0o755)
+    code = "import images\ntry: print(images.engine())\nexcept images.BuildError as error: print(error)"
+    environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT / "tools"), "ENGINE": named}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(chosen)
