@@ -27,7 +27,7 @@ def test_the_first_that_works_builds(tmp_path: Path, there: dict[str, int], name
     for program, code in there.items():
         (tmp_path / program).write_text(f"#!/bin/sh\nexit {code}\n")
         (tmp_path / program).chmod(0o755)
-    code = "import images\ntry: print(images.engine())\nexcept images.BuildError as error: print(error)"
+    script = "import images\ntry: print(images.engine())\nexcept images.BuildError as error: print(error)"
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT / "tools"), "ENGINE": named}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith(chosen)
