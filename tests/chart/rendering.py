@@ -57,6 +57,12 @@ def one(found: list[Object], kind: str, component: str) -> Object:
     return only
 
 
+def resources(rule: Object) -> list[str]:
+    """What a rule of a Role is about, as kubectl names it: with its group where the plain name is another kind's."""
+    group = ".metrics.k8s.io" if "metrics.k8s.io" in rule["apiGroups"] else ""
+    return [f"{name}{group}" for name in rule["resources"]]
+
+
 def workload(found: list[Object], component: str) -> Object:
     """The Deployment or StatefulSet of a component."""
     return one(found, "StatefulSet" if component == "log-relay" else "Deployment", component)

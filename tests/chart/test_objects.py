@@ -14,7 +14,7 @@ from otto_runtime.replicas import Place
 from otto_runtime.server import stop_seconds
 from otto_runtime.settings import RuntimeSettings, load
 
-from .rendering import CHART, SETS, Object, environment, helm, objects, one, with_values, workload
+from .rendering import CHART, SETS, Object, environment, helm, objects, one, resources, with_values, workload
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest that Chart.yaml allows, and the newest there is."""
@@ -121,7 +121,7 @@ def rules(found: list[Object], component: str) -> dict[str, set[str]]:
     return {
         resource + "".join(f"={name}" for name in rule.get("resourceNames", [])): set(rule["verbs"])
         for rule in one(found, "Role", component)["rules"]
-        for resource in rule["resources"]
+        for resource in resources(rule)
     }
 
 
@@ -136,6 +136,7 @@ def test_each_service_may_do_what_it_does_and_nothing_else() -> None:
         "events": {"list"},
         "leases": {"create"},
         "leases=otto-ottoscaler-scaler": lease,
+        "pods.metrics.k8s.io": {"list"},
     }
     assert rules(found, "pipeline-executor") == {
         "pipelineruns": {"get", "list", "watch", "create", "patch", "delete"},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import CHART, ROOT, objects, one, text
+from .rendering import CHART, ROOT, objects, one, resources, text
 
 README = (ROOT / "README.md").read_text()
 SAID_BY_OTHERS = {
@@ -105,7 +105,7 @@ def test_the_table_of_rights_is_that_of_the_roles() -> None:
     rendered: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     for component in ("scaler", "pipeline-executor", "log-relay"):
         for rule in one(objects(), "Role", component)["rules"]:
-            for resource in rule["resources"]:
+            for resource in resources(rule):
                 may = rendered.setdefault((component, resource), (set(), set()))
                 may[bool(rule.get("resourceNames"))].update(rule["verbs"])
     assert found == rendered

@@ -17,10 +17,16 @@ from otto_executor.stores.object_name import hashed_name, object_name
 from otto_executor.stores.packed_journal import LARGE, SMALL, Block, added, bounded, pack, unpack
 from otto_executor.stores.packed_state import MOST_BYTES, pack_record, pack_state, unpack_record, unpack_state
 from otto_executor.stores.packing import DamagedError, filled, long_names, short_names, template
+from otto_executor.usage import Usage
 
 TIMES = st.integers(0, 4_000_000_000_000).map(lambda ms: ms / 1000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.from_regex(r"\d{0,12} of \d{1,3} workers ended", fullmatch=True)
 COUNTS = st.integers(0, 10_000)
+OLD_BLOCK = (
+    "eNo1j01uwkAMhYemPUBvwF0gRdmMUBHryJ0xKCLJRB6Hn1vQWVRdUqkQoGfhCqx7jHoidffZz09+7/OW/H4czmAMNoy2e51rnenJz1zPpukoe8"
+    "nS8dUzEPth7TbdNNVjkd/34fD1FtQgKPHv7+q52zhaIfmgVFeh97DEMHi84Lbg3DiLsr82SAZrjpJcuTUSlGVEYMaqYcGzbQm4cLXwxbeSCi1a"
+    "GU4LKMqejuwYou0kubj14eHpm3cNhiQ5IpGjaF1Jm3xBrooGA63vA/RF0ObQv8La/vMfLiplGA=="
+)
 
 
 def _messages() -> st.SearchStrategy[list[Progress]]:
@@ -46,6 +52,7 @@ def _messages() -> st.SearchStrategy[list[Progress]]:
         failed=COUNTS,
         total=COUNTS,
         kept_from=TEXTS,
+        usage=st.none() | st.builds(Usage, *(st.integers(low, 2**40) for low in (1, 0, 0, 0, 0))),
     )
     return st.lists(one, min_size=1, max_size=30).map(lambda found: [replace(m, sequence=n) for n, m in enumerate(found, 7)])
 
@@ -67,6 +74,15 @@ def test_messages_may_be_added_in_parts(messages: list[Progress], size: int) -> 
     for start in range(0, len(messages), size):
         blocks = added(blocks, messages[start : start + size])
     assert [message for block in blocks for message in unpack(block)] == messages
+
+
+def test_messages_of_before_anybody_was_measured_are_read() -> None:
+    """A block of an executor that knew no figures, packed then: upgrades find such ones."""
+    block = Block(1, 2, OLD_BLOCK)
+    assert unpack(block) == [
+        Progress(1, "", StageStatus.RUNNING, "accepted", at=1.0),
+        Progress(2, "b", StageStatus.PENDING, "starts now", at=2.0),
+    ]
 
 
 def test_blocks_grow_and_are_put_together() -> None:

@@ -77,6 +77,8 @@ QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota", objects.CustomObject)
 CUSTOM_RESOURCE_DEFINITIONS = Kind(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", objects.CustomObject, namespaced=False
 )
+POD_METRICS = Kind("metrics.k8s.io", "v1beta1", "pods", "PodMetrics", objects.PodMetrics)
+"""Only where a metrics server serves them."""
 TOKEN_REVIEWS = Kind("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", objects.TokenReview, namespaced=False)
 
 

@@ -246,6 +246,20 @@ class ConfigMap(KubeObject, frozen=True):
     data: dict[str, str] = {}
 
 
+class ContainerMetrics(Part, frozen=True):
+    """What a container uses: quantities by resource."""
+
+    name: str = ""
+    usage: dict[str, str] = {}
+
+
+class PodMetrics(KubeObject, frozen=True):
+    """What the containers of a pod used at a moment (metrics.k8s.io); of CPU the average of a short time before it."""
+
+    timestamp: datetime | None = None
+    containers: tuple[ContainerMetrics, ...] = ()
+
+
 class ObjectReference(Part, frozen=True):
     """Which object something is about."""
 

@@ -116,6 +116,11 @@ SCALER: dict[str, Words] = {
     "scaler.events.unknown": Words(
         "What the cluster has to say about {worker} can't be asked: {why}", "{worker}에 대한 클러스터 이벤트를 조회할 수 없음: {why}"
     ),
+    "scaler.usage.unknown": Words(
+        "What workers use can't be asked of the cluster, so there are no figures of it: {why}",
+        "클러스터에서 워커 사용량을 알 수 없어 수치 없음: {why}",
+    ),
+    "scaler.usage.unreadable": Words("What {worker} uses can't be read: {why}", "{worker} 사용량을 읽을 수 없음: {why}"),
     "scaler.claim.created": Words("Created workspace {claim}", "작업 공간 {claim} 생성"),
     "scaler.claim.deleted": Words("Deleted workspace {claim}", "작업 공간 {claim} 삭제"),
     "scaler.claim.vanished": Words("Workspace {claim} was gone already", "작업 공간 {claim}은(는) 이미 없음"),

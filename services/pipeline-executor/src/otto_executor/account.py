@@ -9,6 +9,7 @@ from otto_executor.orders import Created
 from otto_executor.progress import Progress, counted, seconds, share, shortened
 from otto_executor.run_state import RunState
 from otto_executor.stage import CHECKOUT, StageSpec, StageState, StageStatus, WorkerStatus
+from otto_executor.usage import together
 
 
 class Account:
@@ -80,6 +81,7 @@ class Account:
                 failed=failed,
                 total=spec.workers,
                 kept_from=state.kept_from,
+                usage=state.usage,
             )
         )
 
@@ -160,6 +162,7 @@ class Account:
                 succeeded=sum(stage.succeeded for stage in state.stages.values()),
                 failed=sum(stage.failed for stage in state.stages.values()),
                 total=sum(spec.workers for spec in self._specs.values()),
+                usage=together(stage.usage for stage in state.stages.values()),
             )
         )
 

@@ -7,6 +7,7 @@ from otto_executor.orders import WorkerReport
 from otto_executor.progress import counted, shortened
 from otto_executor.retry import Failure, FailureCause, Retry, RetryPolicy, decide
 from otto_executor.stage import Phase, StageSpec, StageState, Worker, WorkerStatus
+from otto_executor.usage import together
 
 _RANK = {WorkerStatus.PENDING: 0, WorkerStatus.RUNNING: 1, WorkerStatus.SUCCEEDED: 2, WorkerStatus.FAILED: 2}
 _WORDS = {
@@ -51,6 +52,7 @@ def heard(state: StageState, report: WorkerReport, now: float) -> bool:
         shortened(report.words) if report.status.ended else "",
         report.room if report.status is WorkerStatus.PENDING else 0,
     )
+    state.usage = together((state.usage, report.usage))
     return True
 
 

@@ -85,7 +85,7 @@ class Course:
         state.phase = Phase.STARTING
         state.attempt += 1
         state.attempt_started_at = now
-        state.workers, state.names, state.confirmed_at, state.failure = {}, (), None, None
+        state.workers, state.names, state.confirmed_at, state.failure, state.usage = {}, (), None, None, None
         state.stop_confirmed, state.stops = False, 0
         self.confirmed_in[stage_id] = inf
         self.changed = self.edge = True

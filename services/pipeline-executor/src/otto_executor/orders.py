@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from otto_executor.definition import Definition
 from otto_executor.retry import Failure, FailureCause
 from otto_executor.stage import CHECKOUT, Claim, StageSpec, WorkerStatus
+from otto_executor.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class WorkerReport:
     words: str = ""
     room: int = 0
     """While it waits for room: the cap on concurrent workers under which it waits; 0: it does not wait."""
+    usage: Usage | None = None
+    """Once it has ended, where it was measured."""
 
 
 class Synced:

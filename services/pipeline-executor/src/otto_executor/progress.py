@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageStatus, StageType
+from otto_executor.usage import Usage
 from otto_runtime import times
 
 MAX_WORDS = 2000
@@ -34,6 +35,7 @@ class Progress:
     failed: int = 0
     total: int = 0
     kept_from: str = ""
+    usage: Usage | None = None
 
     @property
     def final(self) -> bool:

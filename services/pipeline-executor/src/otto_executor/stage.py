@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from otto_executor.approval import Approval
 from otto_executor.retry import Failure, FailureCause, RetryPolicy
+from otto_executor.usage import Usage
 
 CHECKOUT = "otto.checkout"
 """The reserved id of the stage that checks the run's repository out."""
@@ -183,6 +184,8 @@ class StageState:
     succeeded: int = 0
     """Workers of the last attempt that succeeded, once the stage has ended; before that `workers` tells."""
     failed: int = 0
+    usage: Usage | None = None
+    """What the workers of the last attempt that have ended used, as far as they were measured. Not by worker: a run has room for little."""
     approval: Approval | None = None
     kept_from: str = ""
     """The run in which the stage ran, if this one repeats that and keeps its result; empty: this one."""

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,6 +15,7 @@ from otto_executor.progress import Progress, rfc3339, shortened
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageSpec, StageState, StageStatus, StageType
 from otto_executor.stores import Key, StoredRun, Summary, summary
+from otto_executor.usage import Usage
 from otto_executor.validation import Problem
 from ottoscaler.v1 import pipeline_pb2, stage_pb2, worker_pb2
 from ottoscaler.v1.pipeline_service_pb2 import GetPipelineResponse, PipelineProblem
@@ -59,6 +61,7 @@ def progress_message(pipeline_id: str, progress: Progress, *, replayed: bool) ->
             successful_workers=progress.succeeded,
             failed_workers=progress.failed,
             total_workers=progress.total,
+            **_figures(progress.usage),
         ),
         sequence=progress.sequence,
         attempt=progress.attempt,
@@ -69,6 +72,19 @@ def progress_message(pipeline_id: str, progress: Progress, *, replayed: bool) ->
         failure_cause=_cause(progress.cause),
         kept_from=progress.kept_from,
     )
+
+
+def _figures(usage: Usage | None) -> dict[str, Any]:
+    """The fields of StageMetrics about what workers used: cores, and megabytes."""
+    if usage is None:
+        return {}
+    return {
+        "avg_cpu_usage": usage.cpu_average / 1000,
+        "avg_memory_mb": usage.memory_average / 1e6,
+        "peak_cpu_usage": usage.cpu_peak / 1000,
+        "peak_memory_mb": usage.memory_peak / 1e6,
+        "measured_workers": usage.workers,
+    }
 
 
 def rerun_request(request: bytes, new_id: str, triggered_by: str) -> bytes:

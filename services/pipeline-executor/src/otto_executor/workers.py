@@ -11,6 +11,7 @@ from otto_executor.orders import SYNCED, Created, Order, Refused, Synced, Worker
 from otto_executor.progress import shortened
 from otto_executor.retry import INFRASTRUCTURE, Failure, FailureCause
 from otto_executor.stage import WorkerStatus
+from otto_executor.usage import Usage
 from otto_runtime.tasks import Backoff
 from ottoscaler.v1 import worker_pb2
 from ottoscaler.v1.ottoscaler_service_pb2 import (
@@ -195,7 +196,13 @@ def worker_report(worker: worker_pb2.WorkerPodStatus, *, deleted: bool = False) 
         cause=cause,
         words=shortened(words),
         room=worker.room_limit if status is WorkerStatus.PENDING else 0,
+        usage=_usage(worker.usage) if worker.HasField("usage") else None,
     )
+
+
+def _usage(used: worker_pb2.WorkerUsage) -> Usage:
+    average, peak = round(used.average_cpu_cores * 1000), round(used.peak_cpu_cores * 1000)
+    return Usage(1, average, peak, used.average_memory_bytes, used.peak_memory_bytes)
 
 
 def _outcome(answer: ScaleResponse, workers: int) -> Created | Refused:

@@ -56,6 +56,14 @@ class Settings(msgspec.Struct, frozen=True):
             "gives: time for a cluster to add a node. A pull that fails is borne for 60 s of it, what can't become better not at all.",
         ),
     ] = 300.0
+    usage_interval: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Kubernetes: seconds between questions to the cluster's metrics server about what running workers use; a cluster "
+            "without one is asked every 5 minutes. A metrics server itself measures every 15 s. 0: workers are not measured.",
+        ),
+    ] = 15.0
     workspace_class: Annotated[
         str,
         Meta(

@@ -143,6 +143,16 @@ class WorkerSpec:
     claim: Claim = Claim()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker used while it ran: cores, and bytes of memory."""
+
+    cpu_average: float
+    cpu_peak: float
+    memory_average: int
+    memory_peak: int
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Worker:
     """How a worker stands. A change makes a new one, so identity tells whether something changed."""
@@ -167,6 +177,8 @@ class Worker:
     pending_reason: str = ""
     node: str = ""
     address: str = ""
+    usage: Usage | None = None
+    """Once it has ended; None where nobody measured it."""
 
     @property
     def name(self) -> str:

@@ -264,6 +264,9 @@ class StageMetrics(_message.Message):
     TOTAL_WORKERS_FIELD_NUMBER: _builtins.int
     AVG_CPU_USAGE_FIELD_NUMBER: _builtins.int
     AVG_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    PEAK_CPU_USAGE_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    MEASURED_WORKERS_FIELD_NUMBER: _builtins.int
     duration_seconds: _builtins.int
     """Of the current attempt so far."""
     successful_workers: _builtins.int
@@ -273,9 +276,15 @@ class StageMetrics(_message.Message):
     total_workers: _builtins.int
     """Asked for."""
     avg_cpu_usage: _builtins.float
-    """In cores, where measured."""
+    """In cores, averaged over the workers that have ended and were measured; see WorkerUsage."""
     avg_memory_mb: _builtins.float
-    """In MB, where measured."""
+    """In MB (1,000,000 bytes), averaged likewise."""
+    peak_cpu_usage: _builtins.float
+    """The most cores that one of these workers used at a time."""
+    peak_memory_mb: _builtins.float
+    """The most memory that one of these workers used, in MB."""
+    measured_workers: _builtins.int
+    """How many workers these four figures are of; 0: none was measured, and they say nothing."""
     def __init__(
         self,
         *,
@@ -285,10 +294,13 @@ class StageMetrics(_message.Message):
         total_workers: _builtins.int = ...,
         avg_cpu_usage: _builtins.float = ...,
         avg_memory_mb: _builtins.float = ...,
+        peak_cpu_usage: _builtins.float = ...,
+        peak_memory_mb: _builtins.float = ...,
+        measured_workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_cpu_usage", b"avg_cpu_usage", "avg_memory_mb", b"avg_memory_mb", "duration_seconds", b"duration_seconds", "failed_workers", b"failed_workers", "successful_workers", b"successful_workers", "total_workers", b"total_workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_cpu_usage", b"avg_cpu_usage", "avg_memory_mb", b"avg_memory_mb", "duration_seconds", b"duration_seconds", "failed_workers", b"failed_workers", "measured_workers", b"measured_workers", "peak_cpu_usage", b"peak_cpu_usage", "peak_memory_mb", b"peak_memory_mb", "successful_workers", b"successful_workers", "total_workers", b"total_workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -455,6 +455,42 @@ class WorkerSpec(_message.Message):
 Global___WorkerSpec: _TypeAlias = WorkerSpec  # noqa: Y015
 
 @_typing.final
+class WorkerUsage(_message.Message):
+    """What a worker used while it ran, extra containers included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AVERAGE_CPU_CORES_FIELD_NUMBER: _builtins.int
+    PEAK_CPU_CORES_FIELD_NUMBER: _builtins.int
+    AVERAGE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    average_cpu_cores: _builtins.float
+    """CPU time by running time, in cores: 1.5 is one and a half processors all the time."""
+    peak_cpu_cores: _builtins.float
+    """The most within one interval of measuring, in cores."""
+    average_memory_bytes: _builtins.int
+    """Memory in use, averaged over all measurements, in bytes. For pods it is what Kubernetes calls the working set, for processes their
+    resident memory, where pages that several share count in each.
+    """
+    peak_memory_bytes: _builtins.int
+    """The most that was measured, in bytes."""
+    def __init__(
+        self,
+        *,
+        average_cpu_cores: _builtins.float = ...,
+        peak_cpu_cores: _builtins.float = ...,
+        average_memory_bytes: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_cpu_cores", b"average_cpu_cores", "average_memory_bytes", b"average_memory_bytes", "peak_cpu_cores", b"peak_cpu_cores", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerUsage: _TypeAlias = WorkerUsage  # noqa: Y015
+
+@_typing.final
 class WorkerPodStatus(_message.Message):
     """A worker as the backend knows it."""
 
@@ -500,6 +536,7 @@ class WorkerPodStatus(_message.Message):
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     ROOM_LIMIT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     pod_name: _builtins.str
     """Unique; also the worker_id of its log lines."""
     task_id: _builtins.str
@@ -542,6 +579,12 @@ class WorkerPodStatus(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels."""
 
+    @_builtins.property
+    def usage(self) -> Global___WorkerUsage:
+        """What it used, once it has ended; absent where nobody measured it: a cluster without metrics.k8s.io, a worker that ended before the first
+        measurement, one whose scaler or supervisor ended before it did.
+        """
+
     def __init__(
         self,
         *,
@@ -565,10 +608,11 @@ class WorkerPodStatus(_message.Message):
         worker_count: _builtins.int = ...,
         uid: _builtins.str = ...,
         room_limit: _builtins.int = ...,
+        usage: Global___WorkerUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "room_limit", b"room_limit", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "uid", b"uid", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "room_limit", b"room_limit", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "uid", b"uid", "usage", b"usage", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from otto_kubekit.client import Client
 from otto_kubekit.connecting import connect
-from otto_kubekit.kinds import Kind
+from otto_kubekit.kinds import POD_METRICS, Kind
 from otto_kubekit.settings import KubeSettings
 from otto_kubekit.testing.containers import End
 from otto_kubekit.testing.controllers import Controllers
@@ -26,7 +26,7 @@ from otto_kubekit.testing.refusals import Refusal
 from otto_kubekit.testing.resources import NAMESPACES, NODES, PODS, Resource, Resources
 from otto_kubekit.testing.server import Api
 from otto_kubekit.testing.storage import Object, Storage
-from otto_kubekit.testing.verbs import Verbs
+from otto_kubekit.testing.verbs import Verbs, now
 
 
 class FakeCluster:
@@ -172,6 +172,15 @@ class FakeCluster:
     def serve(self, pod: str, port: int, path: str, text: str, namespace: str = "default") -> None:
         """What a pod answers at one of its ports, asked through the API server."""
         self.api.pages[f"{namespace}/{pod}:{port}/{path}"] = text
+
+    def set_usage(self, pod: str, cpu: str, memory: str, namespace: str = "default") -> None:
+        """What a metrics server says of a pod; until it is said of one, the cluster has none."""
+        self.define(POD_METRICS, status=False)
+        metadata = {"name": pod, "namespace": namespace, "labels": self.pod(pod, namespace)["metadata"].get("labels", {})}
+        containers = [{"name": "worker", "usage": {"cpu": cpu, "memory": memory}}]
+        item = {"apiVersion": POD_METRICS.api_version, "kind": POD_METRICS.name, "metadata": metadata}
+        resource = self.resources.find(POD_METRICS.group, POD_METRICS.version, POD_METRICS.plural)
+        self.storage.put(resource, {**item, "timestamp": now(micro=True), "window": "15s", "containers": containers})
 
     def compact(self) -> None:
         """Forgets the past: who goes on from an older version or page gets 410."""

@@ -10,7 +10,7 @@ from ottoctl.bundle.objects import Objects
 from ottoctl.bundle.settings import effective
 from ottoctl.cluster.connection import Cluster, ClusterError, Object, connected
 from ottoctl.cluster.place import Place
-from ottoctl.cluster.release import FRONT_DOOR, PIPELINE_RUNS, SERVICES, NoReleaseError, Release, find, metrics_path
+from ottoctl.cluster.release import DEFINITION, FRONT_DOOR, PIPELINE_RUNS, SERVICES, NoReleaseError, Release, find, metrics_path
 
 MOST_OBJECTS = 1_000
 """Of each kind; events and runs come in no order that tells which matter."""
@@ -28,7 +28,6 @@ NAMESPACED = (
     ("coordination.k8s.io", "leases"),
     ("", "events"),
 )
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/pipelineruns.ottoscaler.io"
 
 
 async def cluster(place: Place, environ: Mapping[str, str], masker: Masker) -> AsyncIterator[Found]:

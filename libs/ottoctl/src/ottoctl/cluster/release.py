@@ -13,6 +13,8 @@ FRONT_DOOR = "front-door"
 PART_OF = "app.kubernetes.io/part-of=ottoscaler"
 INSTANCE, COMPONENT, VERSION = (f"app.kubernetes.io/{name}" for name in ("instance", "component", "version"))
 PIPELINE_RUNS = ("ottoscaler.io", "pipelineruns", "v1alpha1")
+DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/pipelineruns.ottoscaler.io"
+"""Of their kind."""
 
 
 class NoReleaseError(Exception):

@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 
 from ottoctl.cluster.connection import ClusterError, Object
-from ottoctl.cluster.release import SERVICES, Release
+from ottoctl.cluster.release import DEFINITION, PIPELINE_RUNS, SERVICES, Release
 from ottoctl.doctor.case import Case, Finding, fail, ok, warn
 
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/pipelineruns.ottoscaler.io"
-API_VERSION = "v1alpha1"
+API_VERSION = PIPELINE_RUNS[2]
 APPLY = "kubectl apply --server-side --force-conflicts -f charts/ottoscaler/crds"
 AT_ONCE = 8
 """Reviews that are asked for at the same time."""

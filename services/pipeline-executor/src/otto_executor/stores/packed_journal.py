@@ -5,7 +5,7 @@ to nothing. tests/executor/test_packing.py holds 10,000 messages to some 50 KB.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from otto_executor.progress import Progress, shortened
 from otto_executor.retry import FailureCause
 from otto_executor.stage import StageStatus, StageType
 from otto_executor.stores.packing import DamagedError, filled, holes, long_names, milliseconds, packed, short_names, template, unpacked
+from otto_executor.usage import Usage
 
 SMALL, LARGE = 128, 1024
 """Messages of a block. The last block is packed again with each save (25 µs a message), so it is small; eight full ones become a large one,
@@ -29,6 +30,8 @@ _TEXTS: dict[str, Callable[[str], Any]] = {
 }
 _TIMES = ("started_at", "ended_at")
 _FIELDS = ("workers", "message", "exit_code", *_NUMBERS, *_TEXTS, *_TIMES)
+_USED = {f"used_{field.name}": field.name for field in fields(Usage)}
+"""Columns that are there only if somebody was measured."""
 _CUTS = (200, 40)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -57,6 +60,9 @@ class _Columns(msgspec.Struct, array_like=True):
 _columns = msgspec.msgpack.Decoder(_Columns).decode
 
 
+_NOBODY = Usage(0)
+
+
 class _Table:
     """Texts by number, each once."""
 
@@ -74,7 +80,8 @@ def pack(messages: Sequence[Progress]) -> Block:
     """Messages whose sequences follow one another, at least one."""
     base = milliseconds(messages[0].at)
     texts, names, stages = _Table(""), _Table(()), _Table()
-    columns = _Columns(base, [], [], [], [], [], [], {field: [] for field in _FIELDS})
+    measured = _USED if any(message.usage is not None for message in messages) else {}
+    columns = _Columns(base, [], [], [], [], [], [], {field: [] for field in (*_FIELDS, *measured)})
     last: dict[int, dict[str, int]] = {}
     last_numbers: dict[tuple[int, int], list[int]] = {}
     before = base
@@ -92,6 +99,7 @@ def pack(messages: Sequence[Progress]) -> Block:
             **{field: getattr(message, field) for field in _NUMBERS},
             **{field: texts.number(getattr(message, field) or "") for field in _TEXTS},
             **{field: _since(base, getattr(message, field)) for field in _TIMES},
+            **{column: getattr(message.usage or _NOBODY, field) for column, field in measured.items()},
         }
         known = last.get(stage)
         for field, value in values.items():
@@ -135,6 +143,7 @@ def _unpack(block: Block) -> list[Progress]:
             **{field: values[field] for field in _NUMBERS},
             **{field: read(columns.texts[values[field]]) for field, read in _TEXTS.items()},
             **{field: _time(columns.base, values[field]) for field in _TIMES},
+            "usage": Usage(*(values[column] for column in _USED)) if values.get("used_workers") else None,
         }
         found.append(
             Progress(

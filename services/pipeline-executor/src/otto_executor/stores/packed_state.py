@@ -5,7 +5,7 @@ for what differs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from otto_executor.run_state import RunState
 from otto_executor.stage import StageState, Worker, WorkerStatus
 from otto_executor.stores.packed_journal import Block, pack, unpack
 from otto_executor.stores.packing import DamagedError, long_names, packed, short_names, unpacked
+from otto_executor.usage import Usage
 
 MOST_BYTES = 393_216
 """Characters of a packed state; what does not fit has its words cut. Half a megabyte of words helps nobody."""
@@ -27,6 +28,7 @@ _FRESH: dict[str, Any] = msgspec.to_builtins(StageState())
 _STATUSES = {"p": WorkerStatus.PENDING, "r": WorkerStatus.RUNNING, "s": WorkerStatus.SUCCEEDED, "f": WorkerStatus.FAILED}
 _LETTERS = {status: letter for letter, status in _STATUSES.items()}
 _FIELDS = tuple(field.name for field in fields(StageState))
+_USED = tuple(field.name for field in fields(Usage))
 
 
 class _Record(msgspec.Struct, array_like=True):
@@ -104,6 +106,8 @@ def _short_stage(stage: StageState, created: float, most: int | None) -> dict[st
         short["approval"] = replace(stage.approval, decided_by=by, comment=_cut(stage.approval.comment, most))
     if stage.failure is not None:
         short["failure"] = [stage.failure.cause, _cut(stage.failure.words, most), stage.failure.exit_code]
+    if stage.usage is not None:
+        short["usage"] = list(astuple(stage.usage))
     if stage.names:
         short["names"] = short_names(stage.names)
     if stage.workers:
@@ -117,6 +121,8 @@ def _long_stage(short: dict[str, Any], created: float) -> dict[str, Any]:
             short[field] = _at(short[field], created)
     if "failure" in short:
         short["failure"] = dict(zip(("cause", "words", "exit_code"), short["failure"], strict=True))
+    if "usage" in short:
+        short["usage"] = dict(zip(_USED, short["usage"], strict=True))
     if "names" in short:
         short["names"] = long_names(short["names"])
     if "workers" in short:

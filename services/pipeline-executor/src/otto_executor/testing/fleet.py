@@ -10,6 +10,7 @@ from otto_executor.orders import SYNCED, Created, Order, Refused, Synced, Worker
 from otto_executor.retry import FailureCause
 from otto_executor.stage import WorkerStatus
 from otto_executor.testing.store import Crash
+from otto_executor.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Fate:
     exit_code: int = 0
     cause: FailureCause | None = None
     words: str = ""
+    usage: Usage | None = None
+    """What it is said to have used."""
 
 
 Key = tuple[str, str, int, int]
@@ -106,7 +109,7 @@ class Fleet:
         cause = None if good else fate.cause or FailureCause.EXIT_CODE
         words = fate.words or ("" if good else f"exit code {fate.exit_code}")
         status = WorkerStatus.SUCCEEDED if good else WorkerStatus.FAILED
-        self._tell(key, replace(worker, status=status, exit_code=fate.exit_code, cause=cause, words=words, room=0))
+        self._tell(key, replace(worker, status=status, exit_code=fate.exit_code, cause=cause, words=words, room=0, usage=fate.usage))
         self._admit()
 
     def delete(self, key: Key, *, silently: bool = False) -> None:

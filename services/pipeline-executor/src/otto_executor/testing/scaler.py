@@ -106,6 +106,9 @@ def status(report: WorkerReport) -> worker_pb2.WorkerPodStatus:
     if report.status is not WorkerStatus.PENDING and report.exit_code is not None:
         message.exit_code = report.exit_code
     message.room_limit = report.room
+    if (used := report.usage) is not None:
+        message.usage.average_cpu_cores, message.usage.peak_cpu_cores = used.cpu_average / 1000, used.cpu_peak / 1000
+        message.usage.average_memory_bytes, message.usage.peak_memory_bytes = used.memory_average, used.memory_peak
     if report.cause is not None:
         message.failure_cause = worker_pb2.FailureCause.Value(f"FAILURE_CAUSE_{report.cause}")
     return message

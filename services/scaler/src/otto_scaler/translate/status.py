@@ -9,7 +9,7 @@ from otto_scaler.picture import Selection
 from otto_scaler.watching import Change, Kind
 from otto_scaler.worker import Cause, State, Worker
 from ottoscaler.v1.ottoscaler_service_pb2 import WorkerEvent, WorkerRefusal, WorkerStatusResponse
-from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus
+from ottoscaler.v1.worker_pb2 import FailureCause, WorkerPodStatus, WorkerUsage
 
 ANSWER_BYTES = 3 * 1024 * 1024
 """No answer is larger, so that it stays well below the 4 MiB that clients take."""
@@ -103,6 +103,15 @@ def pod_status(worker: Worker, cap: int) -> WorkerPodStatus:
     )
     if worker.exit_code is not None and worker.finished:
         message.exit_code = worker.exit_code
+    if (used := worker.usage) is not None:
+        message.usage.CopyFrom(
+            WorkerUsage(
+                average_cpu_cores=used.cpu_average,
+                peak_cpu_cores=used.cpu_peak,
+                average_memory_bytes=used.memory_average,
+                peak_memory_bytes=used.memory_peak,
+            )
+        )
     return message
 
 

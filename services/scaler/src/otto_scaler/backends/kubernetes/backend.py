@@ -43,16 +43,23 @@ class KubernetesBackend:
     """Runs workers as pods of one namespace. Made by `opening.kubernetes_backend`."""
 
     def __init__(
-        self, client: Client, plan: Plan, claim_plan: ClaimPlan | None = None, *, reconcile: float = 300.0, inactivity: float = 90.0
+        self,
+        client: Client,
+        plan: Plan,
+        claim_plan: ClaimPlan | None = None,
+        *,
+        reconcile: float = 300.0,
+        inactivity: float = 90.0,
+        usage_interval: float = 0.0,
     ) -> None:
         """`claim_plan`: None if workspaces can't be had. In seconds: `reconcile`, how often a list looks for events that were lost;
-        `inactivity`, after what silence a connection counts as broken.
+        `inactivity`, after what silence a connection counts as broken; `usage_interval`, how often it is asked what workers use, 0: never.
         """
         self._client = client
         self._plan = plan
         self._claims = None if claim_plan is None else Claims(client, claim_plan, plan.instance)
         watching = Watching(labels=marks.selector(plan.instance, marks.WORKER), reconcile=reconcile, inactivity=inactivity)
-        self._tending = Tending(client, watching, plan.pending_timeout)
+        self._tending = Tending(client, watching, plan.pending_timeout, usage_interval=usage_interval)
         self._pace = Pace()
         self._lasting = Lasting(plan.pending_timeout)
         self._named: dict[str, int] = {}
@@ -69,6 +76,7 @@ class KubernetesBackend:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tending.watch(), name="watch pods")
             group.create_task(self._tending.keep_deadlines(self._overdue), name="keep deadlines of workers")
+            group.create_task(self._tending.metering.run(), name="measure workers")
             if self._claims is not None:
                 group.create_task(self._sweep(self._claims), name="delete claims that nobody uses")
 

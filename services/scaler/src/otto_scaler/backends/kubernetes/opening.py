@@ -33,6 +33,6 @@ async def kubernetes_backend(
     try:
         async with connect(kube, settings.namespace) as client:
             client.transport.fence = fence
-            yield KubernetesBackend(client, plan, claims)
+            yield KubernetesBackend(client, plan, claims, usage_interval=settings.usage_interval)
     except ConfigurationError as error:
         raise BackendUnusableError(f"{error}. OTTO_KUBE_CONFIG and OTTO_KUBE_CONTEXT say which cluster") from error

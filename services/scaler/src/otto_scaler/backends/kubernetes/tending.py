@@ -16,6 +16,7 @@ from otto_scaler.backends.kubernetes import marks
 from otto_scaler.backends.kubernetes.deadlines import Action, Deadlines, Due, Moment
 from otto_scaler.backends.kubernetes.entry import Entry
 from otto_scaler.backends.kubernetes.judging import worker_of
+from otto_scaler.backends.kubernetes.metering import Metering
 from otto_scaler.backends.kubernetes.pods import WORKER_PODS, WorkerPod
 from otto_scaler.backends.kubernetes.refusals import said
 from otto_scaler.errors import BackendError
@@ -38,14 +39,16 @@ class Tending:
         pending_timeout: float,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        usage_interval: float = 0.0,
     ) -> None:
-        """`clock` gives seconds since the epoch, `steady` seconds that only grow."""
+        """`clock` gives seconds since the epoch, `steady` seconds that only grow. `usage_interval`: see Metering."""
         self._client = client
         self._watching = watching
         self._pending_timeout = pending_timeout
         self._clock = clock
         self._steady = steady
         self.entries: dict[str, Entry] = {}
+        self.metering = Metering(client, watching.labels, usage_interval, self.running)
         self.events: deque[protocol.Observation] = deque()
         """For whoever observes; only filled while somebody does."""
         self.more = asyncio.Event()
@@ -149,6 +152,7 @@ class Tending:
         """There is no such worker any more. `pod_left`: its pod may be seen a little longer."""
         if self.entries.get(entry.name) is entry:
             del self.entries[entry.name]
+            self.metering.forget(entry.name)
             if pod_left:
                 self._removed.add(entry.uid)
             self._emit(protocol.Gone(entry.name))
@@ -158,6 +162,10 @@ class Tending:
         self.creating -= 1
         if not self.creating:
             self._vanished.clear()
+
+    def running(self) -> set[str]:
+        """Names of the workers that run."""
+        return {name for name, entry in self.entries.items() if entry.worker.state is State.RUNNING}
 
     def used(self) -> set[str]:
         """Workspaces that unfinished workers name."""
@@ -183,6 +191,8 @@ class Tending:
         if entry.worker.finished:
             entry.deadlines.due = None
             self.freed.set()
+            entry.worker = replace(entry.worker, usage=entry.worker.usage or self.metering.usage(entry.name))
+            self.metering.forget(entry.name)
         self._emit(protocol.Seen(entry.worker))
 
     def _emit(self, observation: protocol.Observation) -> None:

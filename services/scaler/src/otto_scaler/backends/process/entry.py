@@ -15,8 +15,10 @@ from otto_scaler.backends.process.processes import Supervisor
 from otto_scaler.backends.process.supervisor import report
 from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.supervisor.report import CLAIMED_ELSEWHERE, Ending
+from otto_scaler.backends.process.supervisor.usage import MICRO
+from otto_scaler.backends.process.supervisor.usage import Usage as Measured
 from otto_scaler.backends.process.watchdog import Watchdog
-from otto_scaler.worker import Cause, State, Worker
+from otto_scaler.worker import Cause, State, Usage, Worker
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +96,7 @@ class Entry:
             cause=Cause[ending.cause] if ending.cause else Cause.UNSPECIFIED,
             error=ending.message,
             node=self.node,
+            usage=None if ending.usage is None else _usage(ending.usage),
         )
 
     def reported(self) -> Ending | None:
@@ -107,7 +110,7 @@ class Entry:
             report.write_ending(str(self.directory.path), ending)
         if ending is not None and self.reason and ending.cause == Cause.EVICTED.name:
             # The supervisor could not read why it was told to stop.
-            return Ending(ending.code, Cause.CANCELLED.name, self.reason, ending.started, ending.ended)
+            return Ending(ending.code, Cause.CANCELLED.name, self.reason, ending.started, ending.ended, ending.usage)
         return ending
 
     def when_ready(self, descriptor: int, callback: "Callable[[Entry], None]") -> None:
@@ -131,3 +134,7 @@ class Entry:
     def failure(self, cause: Cause, message: str) -> Ending:
         """An end that no supervisor reports."""
         return Ending(None, cause.name, message, self.started, max(self.started, time.time_ns()))
+
+
+def _usage(measured: Measured) -> Usage:
+    return Usage(measured.cpu_average / MICRO, measured.cpu_peak / MICRO, measured.memory_average, measured.memory_peak)

@@ -71,7 +71,7 @@ def _supervise(directory: str, launch: Launch, log: CriLog, started: int) -> End
         supervision.say(message)
     if supervision.verdict is not None:
         cause, message = supervision.verdict.cause, supervision.verdict.message
-    return Ending(code, cause, message, started, time.time_ns())
+    return Ending(code, cause, message, started, time.time_ns(), supervision.meter.usage())
 
 
 def meaning(status: int | None) -> tuple[int | None, str, str]:

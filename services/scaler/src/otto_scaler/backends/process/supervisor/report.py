@@ -13,6 +13,7 @@ import os
 import stat
 
 from .control import UnreadableError, number, put, read, write_beside
+from .usage import Usage
 
 CLAIM = "supervisor"
 STARTED = "started"
@@ -24,21 +25,24 @@ LATEST = 2**63 - 1
 """Nanoseconds since the epoch: a day in the year 2262."""
 MOST_PID = 2**22
 """The kernel's PID_MAX_LIMIT."""
+MOST_USED = 2**50
+"""Bytes, and millionths of a core: more than any machine has."""
 _RESERVE_BYTES = 4096
 
 
 class Ending:
     """How a worker ended. Times are nanoseconds since the epoch."""
 
-    __slots__ = ("cause", "code", "ended", "message", "started")
+    __slots__ = ("cause", "code", "ended", "message", "started", "usage")
 
-    def __init__(self, code: int | None, cause: str, message: str, started: int, ended: int) -> None:
-        """`code` is None when nothing was run; `cause` is a name of worker.Cause, "" for success."""
+    def __init__(self, code: int | None, cause: str, message: str, started: int, ended: int, usage: Usage | None = None) -> None:
+        """`code` is None when nothing was run; `cause` is a name of worker.Cause, "" for success; `usage` None when nobody measured it."""
         self.code = code
         self.cause = cause
         self.message = message
         self.started = started
         self.ended = ended
+        self.usage = usage
 
 
 def boot_id() -> str:
@@ -114,8 +118,10 @@ def write_ending(directory: str, ending: Ending) -> None:
     """Leaves the report, in the place of whatever is there. Raises OSError when there is nowhere to leave it (the directory is gone)."""
     message = ending.message.replace("\n", " ").encode("utf-8", "replace")[: _RESERVE_BYTES // 2].decode("utf-8", "ignore")
     code = "" if ending.code is None else str(ending.code)
-    text = f"code={code}\ncause={ending.cause}\nstarted={ending.started}\nended={ending.ended}\nmessage={message}\n".encode()
-    _write_reserved(directory, EXIT, text)
+    text = f"code={code}\ncause={ending.cause}\nstarted={ending.started}\nended={ending.ended}\nmessage={message}\n"
+    if (used := ending.usage) is not None:
+        text += f"usage={used.cpu_average} {used.cpu_peak} {used.memory_average} {used.memory_peak}\n"
+    _write_reserved(directory, EXIT, text.encode())
 
 
 def write_stop(directory: str, reason: str) -> None:
@@ -148,11 +154,22 @@ def read_ending(directory: str) -> Ending | None:
         code = number(fields["code"], 255, EXIT) if fields["code"] else None
         cause, message = fields["cause"], fields["message"]
         started, ended = number(fields["started"], LATEST, EXIT), number(fields["ended"], LATEST, EXIT)
+        usage = _usage(fields.get("usage", ""))
     except KeyError:
         raise UnreadableError(EXIT) from None
     if not cause and code != 0:
         raise UnreadableError(EXIT)
-    return Ending(code, cause, message, started, max(started, ended))
+    return Ending(code, cause, message, started, max(started, ended), usage)
+
+
+def _usage(text: str) -> Usage | None:
+    """None also for what a supervisor before this one left. Raises UnreadableError."""
+    if not text:
+        return None
+    numbers = [number(part, MOST_USED, EXIT) for part in text.split(" ")]
+    if len(numbers) != 4:
+        raise UnreadableError(EXIT)
+    return Usage(*numbers)
 
 
 def write_whole(directory: str, name: str, content: str) -> None:

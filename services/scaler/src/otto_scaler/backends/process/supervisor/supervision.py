@@ -13,10 +13,13 @@ from .control import UnreadableError, read
 from .cri import CriLog, LogFailedError
 from .kernel import children, descendants, memory_over
 from .launch import Launch
+from .usage import Meter
 
 READ_BYTES = 65536
 CHECK_SECONDS = 1.0
-"""How often it is looked whether the worker's directory is still there; DELETED is to be known within 2 s."""
+"""How often it is looked whether the worker's directory is still there, and what it uses; DELETED is to be known within 2 s."""
+FIRST_CHECK_SECONDS = 0.1
+"""Many workers end within a second."""
 MEMORY_SECONDS = (0.25, 0.05)
 """How often memory is measured: usually, and when more than half of the limit is used."""
 REAP_SECONDS = 10.0
@@ -47,7 +50,8 @@ class Supervision:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         now = time.monotonic()
         self._timeout_at = now + launch.timeout
-        self._check_at = now + CHECK_SECONDS
+        self.meter = Meter()
+        self._check_at = now + FIRST_CHECK_SECONDS
         self._memory_at = now
         self._kill_at = 0.0
         self._given_up_at = 0.0
@@ -192,6 +196,7 @@ class Supervision:
                 self._judge("OOM_KILLED", f"used more than {_size(self._launch.memory)} of memory")
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS
+            self.meter.measure()
             if os.fstat(self._descriptor).st_nlink == 0 or not os.path.isdir(self._directory):
                 self._judge("DELETED", "its directory was deleted while it ran")
             elif os.fstat(self._log.descriptor).st_nlink == 0:
