@@ -12,6 +12,8 @@ from .installation import Installation
 
 IDENTITY = ("pipeline-id", "stage-id", "attempt", "index")
 """What annotations say of a pod: which worker of which pipeline it is."""
+SEPARATOR = "|"
+"""Of columns; kubectl makes spaces of tabs when it watches."""
 
 
 class PodWatch:
@@ -36,6 +38,7 @@ async def watching_pods(installation: Installation) -> AsyncIterator[PodWatch]:
     columns = ["{.metadata.uid}", "{.metadata.name}", *(rf"{{.metadata.annotations.ottoscaler\.io/{name}}}" for name in IDENTITY)]
     async with _watching(installation, "pods", columns, seen, "--selector", "app.kubernetes.io/component=worker"):
         yield watch
+        assert watch.uids, "the watch has told nothing"
     for pod in await asyncio.to_thread(installation.pods, "worker"):  # those that the watch may not have told yet
         meta = pod["metadata"]
         seen(meta["uid"], meta["name"], *(meta["annotations"].get(f"ottoscaler.io/{name}", "") for name in IDENTITY))
@@ -100,7 +103,7 @@ async def _watching(
 
 async def _follow(installation: Installation, what: list[str], columns: list[str], seen: Callable[..., None]) -> None:
     """Tells every state of every object that there is or comes, until cancelled."""
-    shown = "jsonpath=" + "{'\\t'}".join(columns) + "{'\\n'}"
+    shown = "jsonpath=" + SEPARATOR.join(columns) + "{'\\n'}"
     arguments = ("--namespace", installation.namespace, "get", *what, "--watch", "--output", shown)
     while True:
         process = await asyncio.create_subprocess_exec(
@@ -109,9 +112,8 @@ async def _follow(installation: Installation, what: list[str], columns: list[str
         assert process.stdout is not None
         try:
             async for line in process.stdout:
-                found = line.decode().rstrip("\n").split("\t")
-                if line.endswith(b"\n") and len(found) == len(columns):  # the last one may be cut off, and go on as what an error says
-                    seen(*found)
+                if line.endswith(b"\n"):  # the last one may be cut off
+                    seen(*line.decode().rstrip("\n").split(SEPARATOR))
         finally:
             if process.returncode is None:
                 process.kill()

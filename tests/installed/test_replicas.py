@@ -51,4 +51,5 @@ async def test_the_other_replica_takes_over(installed: Install, capsys: pytest.C
 def pod_at(installation: Installation, component: str, address: str) -> str:
     """The pod whose address stands in a Lease."""
     host = address.rpartition(":")[0]
-    return next(str(pod["metadata"]["name"]) for pod in installation.pods(component) if pod["status"].get("podIP") == host)
+    [name] = [str(pod["metadata"]["name"]) for pod in installation.pods(component) if pod["status"].get("podIP") == host]
+    return name
