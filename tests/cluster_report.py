@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPORTS = Path(__file__).resolve().parents[1] / ".reports"
+REPORTS = Path(os.environ.get("OTTO_TEST_REPORTS", Path(__file__).resolve().parents[1] / ".reports"))
 _SECONDS = 60
 _LINES = 5000
 """Of each container's log, the last ones."""

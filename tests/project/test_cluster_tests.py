@@ -18,11 +18,8 @@ case "$*" in
 esac
 """
 FAILING = """
-from pathlib import Path
 import pytest
 from tests import cluster_report
-
-cluster_report.REPORTS = Path({reports!r})
 
 @pytest.fixture
 def namespace():
@@ -52,7 +49,8 @@ def ran(tmp_path: Path, *arguments: str, **environ: str) -> tuple[str, set[str]]
         (tools / name).chmod(0o755)
     (images := tmp_path / "images.yaml").touch()
     clean = {name: value for name, value in os.environ.items() if name != "OTTO_TEST_KUBECONFIG"}
-    settings = {"PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": "mine", "OTTO_TEST_IMAGES": str(images), **environ}
+    clean["PATH"] = f"{tools}:{clean['PATH']}"
+    settings = {"KUBECONFIG": "mine", "OTTO_TEST_IMAGES": str(images), "OTTO_TEST_REPORTS": str(tmp_path / "reports"), **environ}
     command = [sys.executable, "-m", "pytest", "-rA", *arguments]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **settings}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -76,12 +74,11 @@ def test_where_none_is_named_nothing_is_done(tmp_path: Path) -> None:
 
 def test_a_test_that_fails_leaves_a_report_of_its_namespaces(tmp_path: Path) -> None:
     """Nodes, objects, events, pods, runs and logs, those from before a restart too, in a file each, which pytest names."""
-    test, reports = tmp_path / "test_failing.py", tmp_path / "reports"
-    test.write_text(FAILING.format(reports=str(reports)))
+    (test := tmp_path / "test_failing.py").write_text(FAILING)
     own = ("-c", os.devnull, "--rootdir", str(tmp_path), "-p", "tests.conftest", str(test))
     words, reached = ran(tmp_path, *own, OTTO_TEST_KUBECONFIG="named")
     assert reached == {"named"}
-    left = sorted(reports.iterdir())
+    left = sorted((tmp_path / "reports").iterdir())
     assert [path.name for path in left] == ["test_that_makes_one-made.txt", "test_with_a_namespace-given.txt"]
     for path, namespace in zip(left, ("made", "given"), strict=True):
         assert str(path) in words
