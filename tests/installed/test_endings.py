@@ -91,11 +91,13 @@ async def test_cancelled(installation: Installation) -> None:
 
 
 async def test_timeout(installation: Installation) -> None:
-    """A worker over its time ends with TIMEOUT and all of its lines."""
+    """A worker over its time ends with TIMEOUT and all of its lines, to the last one, which tells how many there are."""
     async with asyncio.timeout(200):
-        account = await Clients(installation).run(one_stage(COUNTING, timeout_seconds=5))
+        account = await Clients(installation).run(one_stage(f"trap 'echo told $i; exit 1' TERM; {COUNTING}", timeout_seconds=5))
     assert end_of(account).failure_cause == FailureCause.FAILURE_CAUSE_TIMEOUT, end_of(account)
     assert_all_lines(account, 20)
+    [told] = [int(e.entry.message.removeprefix("told ")) for e in account.entries if e.entry.message.startswith("told ")]
+    assert told - len(lines(account)) in {0, 1}  # by where between two commands the signal came
 
 
 async def test_out_of_memory(installation: Installation) -> None:
@@ -119,10 +121,15 @@ async def test_a_pod_that_is_deleted(installation: Installation) -> None:
     """`kubectl delete pod` of a worker is a failure with cause DELETED, retried as the infrastructure's; what it said is there."""
     request = one_stage(COUNTING_AT_FIRST)
 
+    before: list[str] = []
+
     def delete() -> None:
-        installation.kubectl("delete", "pod", "--wait=false", *installation.workers()[request.pipeline_id])
+        [name] = installation.workers()[request.pipeline_id]
+        before.extend(installation.kubectl("logs", name).splitlines())
+        installation.kubectl("delete", "pod", "--wait=false", name)
 
     account = await run_and(installation, request, 20, delete)
+    assert lines(account)[: len(before)] == before
     assert_retried(account, FailureCause.FAILURE_CAUSE_DELETED, "it was deleted from outside")
 
 

@@ -72,9 +72,17 @@ async def test_a_deleted_run_is_cancelled_and_cleaned(installation: Installation
     async with asyncio.timeout(100):
         while not (await asyncio.to_thread(installation.workers)).get(name):
             await asyncio.sleep(0.5)
+        assert await claims(installation, name)
         await installation.kubectl_soon("delete", "pipelinerun", name, "--timeout=90s")
-        while (await asyncio.to_thread(installation.workers)).get(name):
+        while (await asyncio.to_thread(installation.workers)).get(name) or await claims(installation, name):
             await asyncio.sleep(0.5)
+
+
+async def claims(installation: Installation, name: str) -> list[str]:
+    """Those that belong to a run."""
+    found = json.loads(await installation.kubectl_soon("get", "persistentvolumeclaims", "--output", "json"))["items"]
+    owned = [claim["metadata"] for claim in found if name in {owner["name"] for owner in claim["metadata"].get("ownerReferences", [])}]
+    return [str(claim["name"]) for claim in owned]
 
 
 async def test_grpcurl(installation: Installation) -> None:

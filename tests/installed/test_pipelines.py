@@ -35,6 +35,9 @@ async def test_the_shared_pipelines_and_a_random_one(installation: Installation)
     assert not pods.created_twice()
     shared = [account.outcome() for pipeline_id, account in accounts.items() if pipeline_id != "random"]
     assert {status for outcome in shared for status, _ in outcome.values()} <= {"STAGE_COMPLETED", "STAGE_SKIPPED"}
+    assert {attempts for outcome in shared for stage_id, (_, attempts) in outcome.items() if stage_id} <= {0, 1}
+    for account in accounts.values():
+        assert await clients.replayed(account)
 
 
 async def test_a_hundred_workers_at_once(installation: Installation) -> None:
@@ -55,6 +58,16 @@ async def test_a_failed_attempt_is_retried(installation: Installation) -> None:
     async with asyncio.timeout(120):
         account = await Clients(installation).run(request)
     assert account.outcome()["only"] == ("STAGE_COMPLETED", 2)
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(9, ("STAGE_COMPLETED", 2)), (8, ("STAGE_FAILED", 1))])
+async def test_only_what_the_policy_names_is_retried(installation: Installation, code: int, outcome: tuple[str, int]) -> None:
+    """By its exit code; another one is the stage's end at once."""
+    policy = RetryPolicy(max_attempts=1, retryable_failures=["exit:9"])
+    request = one_stage(f'[ "$OTTO_ATTEMPT" -gt 1 ] || exit {code}', retry_policy=policy)
+    async with asyncio.timeout(120):
+        account = await Clients(installation).run(request)
+    assert account.outcome()["only"] == outcome
 
 
 async def test_ids_in_any_script(installation: Installation) -> None:

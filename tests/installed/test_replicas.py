@@ -28,8 +28,10 @@ async def test_the_other_replica_takes_over(installed: Install, capsys: pytest.C
         took = {}
         for component in ("pipeline-executor", "scaler"):
             await asyncio.wait({running}, timeout=6)
+            async with asyncio.timeout(60):
+                while not (holder := leases.holder(component)):
+                    await asyncio.sleep(0.05)
             assert not running.done()
-            holder = leases.holder(component)
             killed = await asyncio.to_thread(pod_at, installation, component, holder)
             # Killed first, as a pod that is deleted has two seconds to give its Lease back even by force.
             assert await asyncio.to_thread(installation.kill, killed)
