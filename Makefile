@@ -47,6 +47,14 @@ install: setup ## Build, load and install on the cluster of cluster-up, or upgra
 demo-cluster: setup ## Run a pipeline of this repository at HEAD as pods of that installation, live; ends with the pipeline's exit code
 	@$(CLUSTER) run tools/demo-cluster
 
+##@ Share it
+.PHONY: setup-user remove-user
+setup-user: setup clients ## A namespace, a quota, a kubeconfig and values for one of those who share the cluster of cluster-up (USER_NAME=mia)
+	@$(CLUSTER) run tools/user setup $(or $(USER_NAME),$(error setup-user needs USER_NAME=name))
+
+remove-user: setup clients ## Remove them, and what was installed there (USER_NAME=mia)
+	@$(CLUSTER) run tools/user remove $(or $(USER_NAME),$(error remove-user needs USER_NAME=name))
+
 ##@ Change it
 .PHONY: setup clients node generate lock format lint types verify chart goldens test test-quick test-long check bench bench-compare dist hooks clean
 setup: $(VENV)/.ready ## Make .venv with every pinned dependency and our packages

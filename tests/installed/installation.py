@@ -151,6 +151,11 @@ def install(namespace: str, *sets: str) -> Installation:
         *sets,
     ]
     said(*_helm("install", namespace), *(word for value in values for word in ("--set", value)))
+    return reached(namespace)
+
+
+def reached(namespace: str) -> Installation:
+    """The release that is installed there with a NodePort."""
     real = "kubernetes.io/os=linux"  # not a bench's fake ones
     node = said(
         "kubectl", "get", "nodes", "--selector", real, "--output", 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
