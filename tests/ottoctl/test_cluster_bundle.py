@@ -135,6 +135,7 @@ async def test_no_secret_is_in_it(release: FakeRelease, tmp_path: Path) -> None:
     (run,) = data(found, "cluster/runs.json")
     assert run["status"]["stages"][0]["message"] == "can't clone https://***@git.example.com/a.git"
     assert "spec" not in run
+    assert run["pipelineId"] == "nightly"
     log = found["cluster/logs/otto-ottoscaler-scaler-0.log"].decode()
     assert "cloning https://***@git.example.com/a.git" in log
     assert "by *** in vain" in log

@@ -3,15 +3,18 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from otto_kubekit.testing.faults import Asked
+from ottoctl.cluster import place
 from ottoctl.cluster.place import Place
 from ottoctl.doctor import installation
 from ottoctl.doctor.case import Finding, Level
@@ -369,6 +372,14 @@ def test_kubekit_is_imported_only_when_a_cluster_is_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_kubekit_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the image for `helm test`; who asks for no cluster notices nothing."""
+    monkeypatch.setattr(place, "find_spec", lambda _: None)
+    assert place.asked_for(False, "", "", "", "") is None
+    with pytest.raises(typer.BadParameter, match=re.escape("install ottoctl[cluster]")):
+        place.asked_for(False, "", "", "ottoscaler", "")
 
 
 def test_every_check_is_a_function_of_its_own_with_a_name() -> None:

