@@ -48,7 +48,7 @@ CHANGES: dict[str, Callable[[Conductor], Awaitable[object]]] = {
     "cancel": lambda conductor: conductor.cancel("p", "cancelled"),
     "approve": partial(decide, Decision.APPROVE),
     "reject": partial(decide, Decision.REJECT),
-    "rerun": lambda conductor: conductor.rerun(Rerun("old", "new", False, "", "", lambda _: b"")),
+    "rerun": lambda conductor: conductor.rerun(Rerun("old", "new", False, "", "", "", lambda _: b"")),
     "begin": lambda conductor: conductor.begin(pipeline(StageSpec("a"), pipeline_id="new"), b""),
 }
 

@@ -323,7 +323,7 @@ async def test_a_crash_at_any_step_of_a_rerun_is_survived(fleet: Fleet) -> None:
         async with process(fleet, memory) as conductor:
             await conductor.begin(pipeline(*stages, pipeline_id=old), b"")
             await to_the_end(conductor, old)
-        wanted = Rerun(old, new, failed_only=True, triggered_by="", traceparent="", request=lambda kept: kept)
+        wanted = Rerun(old, new, failed_only=True, triggered_by="", traceparent="", parent="", request=lambda kept: kept)
         async with process(fleet, CrashingStore(memory, crash), crash) as conductor:
             work = asyncio.create_task(repeat(conductor, wanted), name="doing")
             reached = asyncio.create_task(crash.reached.wait(), name="reached")

@@ -11,10 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from otto_runtime.channels import dial, service_config, trace_metadata
+from otto_runtime.channels import dial, service_config
 from otto_runtime.server import Component, bound
 from otto_runtime.settings import RuntimeSettings
-from otto_runtime.telemetry import continue_trace
 from ottoscaler.v1.ottoscaler_service_pb2 import DESCRIPTOR, WorkerStatusRequest, WorkerStatusResponse
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 
@@ -115,19 +114,6 @@ async def test_a_call_waits_for_a_peer_that_is_not_up_yet() -> None:
                 early = asyncio.ensure_future(stub.GetWorkerStatus(WorkerStatusRequest()))
                 async with asyncio.timeout(10):
                     await early
-
-
-async def test_trace_metadata_carries_the_current_trace() -> None:
-    """What a call hands on is the current trace; nothing when there is none."""
-    assert trace_metadata() == ()
-    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-    async def traced() -> tuple[tuple[str, str], ...]:
-        continue_trace({"traceparent": traceparent})
-        return trace_metadata()
-
-    assert await asyncio.create_task(traced()) == (("traceparent", traceparent),)
-    assert trace_metadata() == ()
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from otto_runtime.otlp import MOST_SPANS
+from otto_runtime.spans import is_sampled
 
 from .processes import started
 
@@ -126,6 +129,61 @@ async def test_what_is_exported(tmp_path: Path) -> None:
         assert point.start_time_unix_nano < point.time_unix_nano
         assert collector.metrics["process_resident_memory_bytes"].gauge.data_points[0].as_double > 1e6
         assert collector.services == {"trial"}
+
+
+UNSAMPLED = (("traceparent", TRACEPARENT[0][1][:-2] + "00"),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sampler", "ratio", "sampled"),
+    [
+        ("parentbased_traceidratio", "1", (True, True, False)),
+        ("parentbased_traceidratio", "0", (False, True, False)),
+        ("parentbased_always_on", "0", (True, True, False)),
+        ("parentbased_always_off", "1", (False, True, False)),
+        ("traceidratio", "0", (False, False, False)),
+        ("always_on", "0", (True, True, True)),
+        ("always_off", "1", (False, False, False)),
+    ],
+)
+async def test_samplers_decide_as_opentelemetry_names_them(
+    tmp_path: Path, sampler: str, ratio: str, sampled: tuple[bool, bool, bool]
+) -> None:
+    """About a trace that begins here, one that its caller samples and one that its caller does not; what is handed on says so."""
+    environ = {"OTTO_TRACE_SAMPLER": sampler, "OTTO_TRACE_SAMPLE_RATIO": ratio}
+    async with collecting() as collector, started(tmp_path, OTTO_OTLP_ENDPOINT=collector.address, **environ) as process:
+        await process.serving()
+        handed_on = [(await call(process.address, "trace", metadata)).decode() for metadata in ((), TRACEPARENT, UNSAMPLED)]
+        assert [is_sampled(traceparent) for traceparent in handed_on] == list(sampled)
+        assert is_sampled((await call(process.address, "begin")).decode()) == sampled[0]
+        process.send(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert sum(span.name == "test.Trial/trace" for span in collector.spans) == sum(sampled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["nobody listens", "accepts and never answers", "refuses"])
+async def test_a_flood_of_spans_waits_for_nobody_and_does_not_pile_up(tmp_path: Path, how: str) -> None:
+    """Beyond the bound the oldest are dropped, while the collector is away, hangs or says no; other calls are answered meanwhile."""
+    async with AsyncExitStack() as stack:
+        holder = stack.enter_context(socket.socket())
+        holder.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{holder.getsockname()[1]}"
+        if how == "accepts and never answers":
+            holder.listen()
+        elif how == "refuses":
+            server = grpc.aio.server()  # knows no method
+            endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+        process = await stack.enter_async_context(started(tmp_path, OTTO_OTLP_ENDPOINT=endpoint))
+        await process.serving()
+        for _ in range(2):
+            waiting = int(await call(process.address, "flood"))
+            assert waiting <= MOST_SPANS + 2 * 512
+            assert (await call(process.address, "trace", TRACEPARENT)).decode().startswith(f"00-{TRACE}-")
+        assert waiting > 0
 
 
 @pytest.mark.slow

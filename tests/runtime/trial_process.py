@@ -1,6 +1,7 @@
 """A service of one stream and two unary methods, started by `otto_runtime.launch.main`: what the process tests run."""
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,6 +13,7 @@ import grpc.aio
 import msgspec
 from prometheus_client import Counter
 
+from otto_runtime import spans, telemetry
 from otto_runtime.launch import Compose, StartError, main
 from otto_runtime.server import Component
 from otto_runtime.settings import RuntimeSettings
@@ -27,6 +29,19 @@ async def hold(request: bytes, context: Any) -> AsyncIterator[bytes]:
 
 async def trace(request: bytes, context: Any) -> bytes:
     return current_traceparent().encode()
+
+
+async def flood(request: bytes, context: Any) -> bytes:
+    """Tells of more than may wait, and how many wait then."""
+    for number in range(20_000):
+        own = spans.fresh()
+        telemetry.tell("trial", spans.Span(own, "", f"flood {number}", 1, 2))
+    gc.collect()
+    return str(sum(type(found).__name__ == "ReadableSpan" for found in gc.get_objects())).encode()
+
+
+async def begin(request: bytes, context: Any) -> bytes:
+    return telemetry.new_traceparent().encode()
 
 
 async def count(request: bytes, context: Any) -> bytes:
@@ -63,7 +78,7 @@ async def root() -> AsyncIterator[Component]:
         raise StartError("the thing is missing; make one")
     methods: dict[str, Any] = {
         "hold": grpc.unary_stream_rpc_method_handler(hold),
-        **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (trace, count, fail, stay)},
+        **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (trace, begin, flood, count, fail, stay)},
     }
     generic = grpc.method_handlers_generic_handler("test.Trial", methods)
     yield Component("trial", ("test.Trial",), lambda server: server.add_generic_rpc_handlers((generic,)), run)

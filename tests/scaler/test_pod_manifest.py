@@ -51,6 +51,9 @@ def test_a_pod_keeps_to_the_restricted_profile() -> None:
         assert all(one["resources"][what][of] for what in ("requests", "limits") for of in ("cpu", "memory"))
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 def test_whose_it_is_can_be_read_again() -> None:
     """Ids in any script come back from the annotations; the labels are fit to select by."""
     task = "빌드/1 " + "x" * 300
@@ -64,9 +67,15 @@ def test_whose_it_is_can_be_read_again() -> None:
         workspace="ws-1",
         labels={"ottoscaler.io/task": "a-0123456789"},
     )
-    wanted = dataclasses.replace(wanted, identity=dataclasses.replace(wanted.identity, annotations={"reason": "because\nof that"}))
+    wanted = dataclasses.replace(
+        wanted, identity=dataclasses.replace(wanted.identity, annotations={"reason": "because\nof that"}, parent=TRACE)
+    )
     found = marks.identity(read(pod(wanted)).metadata)
     assert found == dataclasses.replace(wanted.identity, labels=found.labels)
+    assert found.traceparent == wanted.identity.traceparent
+    spoilt = pod(wanted)
+    spoilt["metadata"]["annotations"]["ottoscaler.io/traceparent"] = "rubbish"
+    assert marks.identity(read(spoilt).metadata).traceparent == ""
     assert found.labels["ottoscaler.io/task"] == "a-0123456789"
     assert (found.labels["ottoscaler.io/instance"], found.labels["app.kubernetes.io/component"]) == ("ottoscaler", "worker")
 

@@ -1,10 +1,11 @@
 """A ScaleRequest, read: what workers are told, what wins, and what reaches a real worker."""
 
-import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from otto_runtime import spans
 from otto_scaler.errors import InvalidRequestError
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.translate.request import SHOWN_CHARACTERS, SHOWN_VARIABLES, Bounds, workers_wanted
@@ -40,9 +41,9 @@ def test_every_worker_is_told_whose_it_is() -> None:
             "OTTO_WORKER_INDEX": str(index),
             "OTTO_WORKER_COUNT": "2",
             "OTTO_ATTEMPT": "3",
-            "TRACEPARENT": TRACE,
+            "TRACEPARENT": spans.worker(TRACE, spec.identity.name),
         }
-        for index in (1, 2)
+        for index, spec in enumerate(specs, 1)
     ]
 
 
@@ -55,14 +56,32 @@ def test_a_plain_scale_up_is_told_what_there_is() -> None:
     assert spec.env["OTTO_ATTEMPT"] == "1"
 
 
-def test_the_trace_is_the_workers_own_the_callers_or_a_new_one() -> None:
-    """In this order; a new one is a valid traceparent and the same for all workers of the request."""
+def test_the_trace_is_the_one_named_the_callers_or_a_new_one() -> None:
+    """In this order; each worker has a span of its own in it, the same one whenever it is asked for."""
     other = TRACE.replace("0af7", "1af7")
-    assert read(traceparent=TRACE, worker=WorkerSpec(traceparent=other))[0].env["TRACEPARENT"] == other
-    assert read(traceparent=TRACE)[0].env["TRACEPARENT"] == TRACE
-    first, second = read(worker_count=2)
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", first.env["TRACEPARENT"])
-    assert first.env["TRACEPARENT"] == second.env["TRACEPARENT"]
+    assert read(traceparent=TRACE, worker=WorkerSpec(traceparent=other))[0].identity.parent == other
+    assert read(traceparent=TRACE)[0].identity.parent == TRACE
+    first, second = (spec.env["TRACEPARENT"] for spec in read(worker_count=2))
+    assert spans.valid(first)
+    assert first[:36] == second[:36]
+    assert first[36:] != second[36:]
+    assert read(traceparent=TRACE)[0].env["TRACEPARENT"] == read(traceparent=TRACE)[0].env["TRACEPARENT"]
+
+
+def test_workers_are_told_where_to_send_telemetry_if_they_were_not_told_otherwise() -> None:
+    """As the installation says it, and as whose; what was asked for wins; without a setting nothing is said."""
+    exporting = replace(
+        BOUNDS, exporting=(("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"))
+    )
+    worker = WorkerSpec(pipeline_id="가 b", stage_id="s")
+    (spec,) = read(exporting, worker=worker)
+    assert (spec.env["OTEL_EXPORTER_OTLP_ENDPOINT"], spec.env["OTEL_EXPORTER_OTLP_PROTOCOL"]) == ("http://collector:4317", "grpc")
+    assert spec.env["OTEL_RESOURCE_ATTRIBUTES"] == (
+        f"cicd.pipeline.run.id=%EA%B0%80%20b,cicd.pipeline.task.run.id=s,cicd.worker.name={spec.identity.name}"
+    )
+    worker.env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://mine:4317"
+    assert read(exporting, worker=worker)[0].env["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://mine:4317"
+    assert not [name for name in read(worker=worker)[0].env if name.startswith("OTEL_") and name not in worker.env]
 
 
 def test_the_executor_may_name_a_repository_that_is_checked_out_already() -> None:

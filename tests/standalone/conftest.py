@@ -93,14 +93,14 @@ class Standalone:
             yield channel
 
 
-async def ottoctl(standalone: Standalone, *arguments: str) -> tuple[int, str]:
-    """Runs ottoctl in a pipe; its exit code and everything it printed."""
+async def ottoctl(standalone: Standalone, *arguments: str, **environ: str) -> tuple[int, str]:
+    """Runs ottoctl in a pipe, with these variables more; its exit code and everything it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "ottoctl",
         *arguments,
-        env={**os.environ, "OTTO_ADDRESS": standalone.address},
+        env={**os.environ, "OTTO_ADDRESS": standalone.address, **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -96,10 +96,21 @@ spec:
           env:
             - name: POD_IP
               valueFrom: {fieldRef: {fieldPath: status.podIP}}
+            {{- with include "ottoscaler.telemetry" . | trim }}
+            {{- . | nindent 12 }}
+            {{- end }}
             {{- $variables := merge (dict
                   "OTTO_LISTEN" (printf "%s:9090" $everywhere)
                   "OTTO_METRICS_LISTEN" (ternary (printf "%s:%d" $everywhere (int $metrics.port)) "off" $metrics.enabled)
                   "OTTO_LOG_FORMAT" "json") .variables }}
+            {{- with $root.Values.tracing }}
+            {{- if .endpoint }}
+            {{- $variables = merge (dict
+                  "OTTO_OTLP_ENDPOINT" .endpoint
+                  "OTTO_TRACE_SAMPLER" .sampler
+                  "OTTO_TRACE_SAMPLE_RATIO" (include "ottoscaler.scalar" .ratio)) $variables }}
+            {{- end }}
+            {{- end }}
             {{- $settings := list
                   (dict "prefix" "OTTO_KUBE" "values" $root.Values.kube)
                   (dict "prefix" "OTTO" "values" $root.Values.runtime)

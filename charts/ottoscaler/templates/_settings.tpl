@@ -29,6 +29,32 @@
 {{- end }}
 {{- end -}}
 
+{{/*
+What is said of a pod of ours in traces and by its OTLP metrics: variables that OpenTelemetry itself reads. Nothing where nothing is sent.
+Takes root, component, values, and stateful.
+*/}}
+{{- define "ottoscaler.telemetry" -}}
+{{- $tracing := .root.Values.tracing -}}
+{{- if or $tracing.endpoint .root.Values.runtime.otlp_endpoint .values.runtime.otlp_endpoint -}}
+{{- $told := list
+      "k8s.namespace.name=$(POD_NAMESPACE)" "k8s.pod.name=$(POD_NAME)" "k8s.pod.uid=$(POD_UID)" "k8s.node.name=$(NODE_NAME)"
+      (printf "k8s.container.name=%s" .component)
+      (printf "k8s.%s.name=%s" (ternary "statefulset" "deployment" (default false .stateful)) (include "ottoscaler.name" .))
+      (printf "service.instance.id=$(POD_UID)") -}}
+{{- range $name, $value := $tracing.resourceAttributes }}{{ $told = append $told (printf "%s=%s" $name $value) }}{{ end }}
+{{- range $name, $path := dict "POD_NAMESPACE" "metadata.namespace" "POD_NAME" "metadata.name" "POD_UID" "metadata.uid" "NODE_NAME" "spec.nodeName" }}
+- name: {{ $name }}
+  valueFrom: {fieldRef: {fieldPath: {{ $path }}}}
+{{- end }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ join "," $told | quote }}
+{{- with $tracing.headersSecret.name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $tracing.headersSecret.key }}}}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Seconds from SIGTERM to SIGKILL: the stages of a stop (files/stop.yaml, generated from otto_runtime.server), and some to close what is open. */}}
 {{- define "ottoscaler.stopSeconds" -}}
 {{- $stop := .root.Files.Get "files/stop.yaml" | fromYaml -}}

@@ -1,6 +1,8 @@
 """Calling the services: one channel, errors in words, streams that go on after a break."""
 
 import asyncio
+import os
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,7 +36,14 @@ SUBMISSION = "ottoctl.submission"
 RERUN_MARK = ".rerun-"
 SHORT_ID_BYTES = 64
 FINAL = frozenset({StageStatus.STAGE_COMPLETED, StageStatus.STAGE_FAILED, StageStatus.STAGE_CANCELLED})
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 T = TypeVar("T")
+
+
+def trace() -> tuple[tuple[str, str], ...]:
+    """Call metadata that makes what is begun a part of the trace in which ottoctl was started; empty if there is none."""
+    given = os.environ.get("TRACEPARENT", "")
+    return (("traceparent", given),) if TRACEPARENT.fullmatch(given) else ()
 
 
 class Client:
@@ -46,6 +55,7 @@ class Client:
         self.pipelines = PipelineServiceStub(channel)
         self.workers = OttoscalerServiceStub(channel)
         self.logs = LogStreamingServiceStub(channel)
+        self.trace = trace()
 
     async def call(self, work: Awaitable[T]) -> T:
         """Awaits a unary call; raises ServiceError."""
@@ -67,7 +77,7 @@ class Client:
             if stored:
                 return self.pipelines.WatchPipeline(WatchPipelineRequest(pipeline_id=marked.pipeline_id, after_sequence=seen))
             tries += 1
-            return self.pipelines.ExecutePipeline(marked)
+            return self.pipelines.ExecutePipeline(marked, metadata=self.trace)
 
         async def settle(error: grpc.aio.AioRpcError) -> bool:
             """An earlier try may have been stored although its answer never came."""
@@ -98,7 +108,7 @@ class Client:
             nonlocal tries
             tries += 1
             try:
-                await self.pipelines.RerunPipeline(named, timeout=UNARY_SECONDS)
+                await self.pipelines.RerunPipeline(named, timeout=UNARY_SECONDS, metadata=self.trace)
             except grpc.aio.AioRpcError as error:
                 if tries == 1 and (never_sent(error) or said_by_service(error)):
                     raise in_words(error, self.address) from None

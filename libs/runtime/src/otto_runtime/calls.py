@@ -23,6 +23,7 @@ from opentelemetry import trace
 from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
+from otto_runtime.channels import UPKEEP
 from otto_runtime.errors import MalformedMessage, Status, status_of
 from otto_runtime.handing import CUT_OFF, NOT_ACTED, HandOn, NobodyActsError
 from otto_runtime.messages import Transform, counting, reading, write_all
@@ -196,10 +197,11 @@ class Calls(grpc.aio.ServerInterceptor):
         started = time.perf_counter()
         code = grpc.StatusCode.CANCELLED
         telemetry.RPC_OPEN.labels(method).inc()
-        telemetry.continue_trace({k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)})
+        metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        telemetry.continue_trace(metadata)
         bind_contextvars(rpc=method)
         try:
-            with _span(method) as span:
+            with _span(method, traced=UPKEEP[0] not in metadata) as span:
                 try:
                     answer = await (work() if stream else self._in_time(method, work))
                     code = _code(context)
@@ -304,8 +306,8 @@ class _StoppingError(Exception):
     grpc_status = "UNAVAILABLE"
 
 
-def _span(method: str) -> Any:
-    if method.startswith(_HEALTH):
+def _span(method: str, *, traced: bool) -> Any:
+    if not traced or method.startswith(_HEALTH):
         return trace.use_span(trace.INVALID_SPAN)
     service, _, name = method.rpartition("/")
     return telemetry.tracer(__name__).start_as_current_span(

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, Protocol
 
 import grpc.aio
-from opentelemetry import propagate
 
+UPKEEP = ("otto-upkeep", "1")
+"""Metadata of calls between services that are made for nobody's call: watches and the like, which would be traces of their own."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 KEEPALIVE_SECONDS = 20.0
 """Silence after which a peer with open calls is asked whether it is there; proxies commonly wait a minute."""
@@ -79,17 +80,15 @@ async def dial(address: str, services: Iterable[ServiceDescriptor], unary_timeou
     """
     options = [("grpc.service_config", service_config(services)), *channel_options()]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        make = channel.unary_unary
+        make, make_stream = channel.unary_unary, channel.unary_stream
 
+        # What is given with a call wins. Interceptors would cost each call a task of its own.
         def unary_unary(method: str, *args: Any, **kwargs: Any) -> Any:
-            return partial(make(method, *args, **kwargs), timeout=unary_timeout)
+            return partial(make(method, *args, **kwargs), timeout=unary_timeout, metadata=(UPKEEP,))
 
-        channel.unary_unary = unary_unary  # type: ignore[method-assign]  # an interceptor would cost each call a task of its own
+        def unary_stream(method: str, *args: Any, **kwargs: Any) -> Any:
+            return partial(make_stream(method, *args, **kwargs), metadata=(UPKEEP,))
+
+        channel.unary_unary = unary_unary  # type: ignore[method-assign]  # see above
+        channel.unary_stream = unary_stream  # type: ignore[method-assign]  # see above
         yield channel
-
-
-def trace_metadata() -> tuple[tuple[str, str], ...]:
-    """Call metadata that continues the current trace; empty when there is none."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return tuple(carrier.items())

@@ -195,6 +195,10 @@ EXECUTOR: dict[str, Words] = {
         "The PipelineRun of pipeline {pipeline} vanished while it went on; its workers are stopped",
         "진행 중인 파이프라인 {pipeline}의 PipelineRun이 사라져 워커를 중지함",
     ),
+    "executor.spans.not_told_again": Words(
+        "Pipelines that ended right before the last stop can't be read, to send their spans again; trying again: {reason}",
+        "직전 종료 바로 전에 끝난 파이프라인을 읽을 수 없어 스팬을 다시 보내지 못함, 다시 시도함: {reason}",
+    ),
     "executor.runs.unknown": Words(
         "The unfinished pipelines can't be read now, trying again: {reason}",
         "끝나지 않은 파이프라인을 지금 읽을 수 없어 다시 시도함: {reason}",

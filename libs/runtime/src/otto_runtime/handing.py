@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from otto_runtime.channels import channel_options, trace_metadata
+from otto_runtime.channels import channel_options
 from otto_runtime.tasks import Backoff, cancelled
+from otto_runtime.telemetry import CALLER, handed_on
 
 HOP = "otto-handed-on-by"
 """Metadata of a call that was handed on: by whom."""
@@ -26,7 +27,7 @@ NEVER_SENT = "failed to connect to all addresses"
 OLD_HOLDER_SECONDS = 2.0
 """How long one that acts no more may take to end the calls that it still has; one that is gone without a word never does."""
 _PRIVATE = ("grpc-", ":")
-_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", HOP})
+_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", CALLER, HOP})
 
 
 class Leadership(Protocol):
@@ -166,7 +167,7 @@ class HandOn:
     async def _sent(self, holder: str, begin: Callable[..., Any], request: Any, context: Any) -> bytes | None:
         """One call to the holder, and its answer to the caller. Raises _RefusedError when it may be repeated elsewhere."""
         metadata = [(key, value) for key, value in context.invocation_metadata() or () if _travels(key)]
-        metadata += [*trace_metadata(), (HOP, self._leadership.identity)]
+        metadata += [*handed_on(), (HOP, self._leadership.identity)]
         passed_on = False
         call = begin(request, metadata=tuple(metadata), timeout=context.time_remaining())
         try:

@@ -186,9 +186,23 @@ class RuntimeSettings(msgspec.Struct, frozen=True):
     otlp_interval: Annotated[
         float, Meta(ge=1, description="Seconds between exports of metrics to the OTLP endpoint; 60 is OpenTelemetry's default.")
     ] = 60.0
-    trace_sample_ratio: Annotated[
-        float, Meta(ge=0, le=1, description="Share of new traces that are sampled; a caller's decision is kept.")
-    ] = 1.0
+    trace_sampler: Annotated[
+        Literal[
+            "parentbased_traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "traceidratio",
+            "always_on",
+            "always_off",
+        ],
+        Meta(
+            description="Which traces are sampled, as OpenTelemetry names it: those beginning with `parentbased_` keep a caller's "
+            "decision, the others decide anew; `traceidratio` takes `OTTO_TRACE_SAMPLE_RATIO` of the traces."
+        ),
+    ] = "parentbased_traceidratio"
+    trace_sample_ratio: Annotated[float, Meta(ge=0, le=1, description="Share of traces that samplers of the name `traceidratio` take.")] = (
+        1.0
+    )
     advertised_address: Annotated[
         str,
         Meta(

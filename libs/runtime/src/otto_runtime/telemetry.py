@@ -7,20 +7,27 @@ no-ops, but a caller's trace context is still passed on.
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 
 from opentelemetry import context, propagate, trace
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.registry import Collector
 
+from otto_runtime import spans
 from otto_runtime.addresses import parse
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import cancelled
 
 log = logging.getLogger(__name__)
 LAG_SECONDS = 0.5
+CALLER = "otto-caller"
+"""Call metadata of a call that is handed on: the traceparent that its first caller sent; `-`: none. What outlives a call belongs there, and
+not to the spans of services in between, which are lost when those are killed.
+"""
+_CALLER: ContextVar[str | None] = ContextVar("otto_runtime_caller", default=None)
 
 RPC_SECONDS = Histogram(
     "otto_rpc_server_duration_seconds",
@@ -51,7 +58,10 @@ def tracer(name: str) -> trace.Tracer:
 
 def continue_trace(metadata: Mapping[str, str]) -> None:
     """Makes the trace that call metadata carries the current one of this task; without one, nothing changes."""
-    if "traceparent" in metadata:
+    sent = metadata.get("traceparent", "")
+    caller = metadata.get(CALLER, sent)
+    _CALLER.set(caller if spans.valid(caller) else "")
+    if sent:
         context.attach(propagate.extract(metadata))
 
 
@@ -60,6 +70,67 @@ def current_traceparent() -> str:
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get("traceparent", "")
+
+
+def callers_traceparent() -> str:
+    """That of the span in which the running call was made, wherever it was handed on; empty when the caller has none."""
+    return _CALLER.get() or ""
+
+
+def handed_on() -> tuple[tuple[str, str], ...]:
+    """Call metadata that continues the current trace, and says who began it; empty when there is none."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    caller = _CALLER.get()
+    if carrier and caller is not None:
+        carrier[CALLER] = caller or "-"
+    return tuple(carrier.items())
+
+
+def link_to(traceparent: str) -> None:
+    """Says that the running call has to do with that span."""
+    span = trace.get_current_span()
+    if traceparent and span.is_recording():
+        span.add_link(trace.get_current_span(propagate.extract({"traceparent": traceparent})).get_span_context())
+
+
+class _Telling:
+    """Where spans of what is over go: nowhere, until `otlp` puts its own functions in."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[str, spans.Span], None] | None = None
+        self.sampled: Callable[[str], bool] = lambda _: True
+
+
+_TELLING = _Telling()
+
+
+@contextmanager
+def told_by(tell: Callable[[str, spans.Span], None], sampled: Callable[[str], bool]) -> Iterator[None]:
+    """While entered, `tell` gets spans and the names of packages that tell them; `sampled` decides about a new trace. Neither may block."""
+    before = _TELLING.tell, _TELLING.sampled
+    _TELLING.tell, _TELLING.sampled = tell, sampled
+    try:
+        yield
+    finally:
+        _TELLING.tell, _TELLING.sampled = before
+
+
+def new_traceparent() -> str:
+    """The beginning of a trace for what nobody's trace led to; sampled as the settings say."""
+    begun = spans.fresh()
+    return begun if _TELLING.sampled(begun) else begun[:-2] + "00"
+
+
+def telling() -> bool:
+    """Whether spans go anywhere."""
+    return _TELLING.tell is not None
+
+
+def tell(package: str, span: spans.Span) -> None:
+    """Something is over. Costs nothing where nobody is told; never waits."""
+    if _TELLING.tell is not None and spans.is_sampled(span.context):
+        _TELLING.tell(package, span)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import grpc.aio
 
 from otto_kubekit.errors import ConfigurationError
 from otto_kubekit.settings import KubeSettings
+from otto_relay import spans
 from otto_relay.collector import Collector
 from otto_relay.errors import RequestError, SpoolWriteError
 from otto_relay.files import Files
@@ -25,7 +26,7 @@ from otto_relay.handler_service import SERVICE as HANDLER_SERVICE
 from otto_relay.handler_service import HandlerLogs
 from otto_relay.metrics import Intake, Push, Spool
 from otto_relay.notifier import Notifier
-from otto_relay.outbox import Outboxes
+from otto_relay.outbox import Outbox, Outboxes
 from otto_relay.outgoing import Outgoing
 from otto_relay.pipelines import ExecutorRuns
 from otto_relay.push import Pushes
@@ -37,11 +38,12 @@ from otto_relay.sources.file import FileSource
 from otto_relay.sources.kubernetes import KubernetesSource
 from otto_relay.sources.protocol import LogSource
 from otto_relay.tracking import Tracker
+from otto_relay.worker_log import WorkerLog
 from otto_relay.workers import Releases, ScalerFleet, watch_workers
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.server import Component
-from otto_runtime.telemetry import registered
+from otto_runtime.telemetry import registered, tell, telling
 from ottoscaler.v1 import otto_handler_log_service_pb2, ottoscaler_service_pb2, pipeline_service_pb2
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub, add_OttoHandlerLogServiceServicer_to_server
 from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
@@ -157,14 +159,21 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
     outboxes, tally = Outboxes(directory, files, settings.handler_max_removed), Tally()
     descriptor = otto_handler_log_service_pb2.DESCRIPTOR.services_by_name["OttoHandlerLogService"]
     async with dial(address, [descriptor], settings.handler_timeout) as channel:
-        client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id)
+        client = OttoHandler(OttoHandlerLogServiceStub(channel), relay_id, traced=telling())
         reach = Reach(address, lambda: sum(outbox.owed for outbox in outboxes.all()))
         longest = settings.handler_longest_wait
         forwarder = Forwarder(
-            outboxes, client, tally, reach, window=settings.handler_window, timeout=settings.handler_timeout, longest_wait=longest
+            outboxes,
+            client,
+            tally,
+            reach,
+            window=settings.handler_window,
+            timeout=settings.handler_timeout,
+            longest_wait=longest,
+            settled=_tell_pushed,
         )
         notifier = Notifier(outboxes, client, tally, reach, longest)
-        outgoing = Outgoing(outboxes, forwarder, notifier, directory_name)
+        outgoing = Outgoing(outboxes, forwarder, notifier, directory_name, _tell_pushed)
 
         def resume() -> None:
             outboxes.load()
@@ -177,6 +186,18 @@ async def _handler(settings: Settings, registry: Registry, directory: Path, file
         registry.observer = outgoing
         with registered(Push(tally, outboxes)):
             yield _Handler(relay_id, outgoing, (forwarder.run, notifier.run))
+
+
+def _tell_pushed(outbox: Outbox) -> None:
+    if telling() and (span := spans.pushed(outbox)) is not None:
+        tell("otto_relay", span)
+
+
+def _tell_collected(known: WorkerLog, outgoing: Outgoing | None) -> None:
+    if telling() and known.facts.traceparent:
+        tell("otto_relay", spans.collected(known.facts))
+    if outgoing is not None:
+        outgoing.completed(known)
 
 
 def _composed(
@@ -200,6 +221,7 @@ def _composed(
         collected=lambda known: releases.add(known.worker_id),
         noted=outgoing.noted if outgoing else lambda _: None,
         vanished=outgoing.vanished if outgoing else lambda _: None,
+        completed=lambda known: _tell_collected(known, outgoing),
         joined=lambda known: tracker.track(registry.build(known.facts.pipeline_id)) if known.facts.pipeline_id else None,
     )
     pushes = Pushes(registry, settings.max_pushed_workers, settings.max_line_bytes, settings.max_metadata_bytes, settings.push_idle)
@@ -219,6 +241,9 @@ def _composed(
 
     async def run(ready: Callable[[], None]) -> None:
         pushes.resume()
+        if telling():
+            for span in spans.to_tell_again(registry.workers.values()):
+                tell("otto_relay", span)
         with registered(Intake(collector, pushes)), registered(Spool(registry, retention, spool_dir)):
             async with asyncio.TaskGroup() as group:
                 collector.start(group)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from otto_relay.build_log import FINISHED, LINE, STARTED, BuildLog, Member, Part
 from otto_relay.errors import UnknownLogError
@@ -72,7 +72,7 @@ class BuildReader:
         self._lost = 0
         self._fields: dict[tuple[str, int], bytes] = {}
 
-    async def entries(self, limits: Limits, heartbeat: float) -> AsyncIterator[list[bytes]]:
+    async def entries(self, limits: Limits, heartbeat: float) -> AsyncGenerator[list[bytes]]:
         """Encoded BuildLogEntries in batches; a HEARTBEAT after `heartbeat` seconds of silence.
 
         Ends when the part has ended and all is delivered. Raises UnknownLogError when the build is deleted meanwhile.

@@ -55,6 +55,8 @@ class Observed:
     """It ran, so it has a log."""
     sighting: Sighting
     """What otto-handler is told of."""
+    traceparent: str = ""
+    """W3C's, of its span."""
 
 
 @dataclass(slots=True)
@@ -130,11 +132,14 @@ class Collector:
         joined: Callable[[WorkerLog], None],
         noted: Callable[[Observed], None],
         vanished: Callable[[str], None],
+        completed: Callable[[WorkerLog], None] = lambda _: None,
     ) -> None:
         """`patience`: seconds that an ended worker's unreadable source is tried.
 
         `collected` is called with each worker whose lines are complete, again whenever the scaler shows it; `joined` with each new one;
-        `noted` with everything that the scaler shows, `vanished` with the name of a worker that it lost: these raise SpoolWriteError.
+        `completed` with each whose lines have just been completed, once.
+        `noted` is called with everything that the scaler shows, `vanished` with the name of a worker that it lost; these raise
+        SpoolWriteError.
         """
         self._registry = registry
         self._source = source
@@ -144,6 +149,7 @@ class Collector:
         self._joined = joined
         self._noted = noted
         self._vanished = vanished
+        self._completed = completed
         self.taken = Taken()
         self._followed: dict[str, _Followed] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -163,6 +169,7 @@ class Collector:
             return
         if known is None:
             facts = Facts(seen.worker_id, seen.task_id, seen.pipeline_id, seen.stage_id, seen.attempt, FOLLOWED, seen.uid)
+            facts.traceparent = seen.traceparent
             known = self._registry.add(facts)
             self._joined(known)
         elif known.facts.origin != FOLLOWED:
@@ -178,6 +185,7 @@ class Collector:
                 return
             known.reopen(seen.uid)
             self._joined(known)
+        known.facts.traceparent = seen.traceparent or known.facts.traceparent
         self._noted(seen)
         followed = self._followed.get(seen.worker_id)
         if followed is None:
@@ -252,6 +260,7 @@ class Collector:
                     notice = ""
                 known.end()
                 log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
+                self._completed(known)
                 await self._make_durable(known)
             except Exception as error:
                 # Whatever one worker's log does to us, the other workers must not notice.

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from otto_relay.answer import Answer
 from otto_relay.bell import Bell
@@ -53,14 +53,27 @@ class Forwarder:
     """The push of lines."""
 
     def __init__(
-        self, outboxes: Outboxes, handler: Handler, tally: Tally, reach: Reach, *, window: int, timeout: float, longest_wait: float
+        self,
+        outboxes: Outboxes,
+        handler: Handler,
+        tally: Tally,
+        reach: Reach,
+        *,
+        window: int,
+        timeout: float,
+        longest_wait: float,
+        settled: Callable[[Outbox], None] = lambda _: None,
     ) -> None:
-        """`window` lines may be unanswered; `timeout` seconds for an answer; `longest_wait` seconds between attempts."""
+        """`window` lines may be unanswered; `timeout` seconds for an answer; `longest_wait` seconds between attempts.
+
+        `settled` is called with each that owes no line any more.
+        """
         self._outboxes = outboxes
         self._handler = handler
         self._tally = tally
         self._reach = reach
         self._window = window
+        self._settled = settled
         self._timeout = timeout
         self._waits = Waits(longest_wait)
         self._bell = Bell()
@@ -170,6 +183,7 @@ class Forwarder:
         # What is sent again, or stands for others, is answered before anything follows it.
         outbox.waiting = line.missing > 0 or line.sequence <= outbox.position.answered
         outbox.sent = max(outbox.sent, line.sequence)
+        outbox.began = outbox.began or time.time()
         outbox.unread = 0
         self._flight.append((outbox, line))
         self._tally.unanswered = len(self._flight)
@@ -301,6 +315,7 @@ class Forwarder:
             self.wake(outbox)
         elif not outbox.owed:
             outbox.place = None
+            self._settled(outbox)
             later = outbox.later
             self._outboxes.drop(outbox)
             while later is not None:

@@ -47,13 +47,14 @@ def _lost(error: grpc.aio.AioRpcError) -> HandlerLostError:
 class _Lines:
     """An open ForwardWorkerLogs."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, *, traced: bool) -> None:
         self._call = call
+        self._traced = traced
 
     async def send(self, outbox: Outbox, entry: bytes, sequence: int, dropped: int) -> None:
         """See LineStream."""
         try:
-            await self._call.write(forwarded(entry, outbox.facts, outbox.created_at, sequence, dropped))
+            await self._call.write(forwarded(entry, outbox.facts, outbox.created_at, sequence, dropped, traced=self._traced))
         except grpc.aio.AioRpcError as error:
             raise _lost(error) from error
         except asyncio.InvalidStateError as error:
@@ -76,24 +77,28 @@ class _Lines:
 class OttoHandler:
     """otto-handler behind a channel."""
 
-    def __init__(self, stub: "OttoHandlerLogServiceAsyncStub", relay_id: str) -> None:
-        """The channel of `stub` gives notices their deadline."""
+    def __init__(self, stub: "OttoHandlerLogServiceAsyncStub", relay_id: str, *, traced: bool = False) -> None:
+        """The channel of `stub` gives notices their deadline. `traced`: it is told to which trace lines and notices belong."""
         self._stub = stub
-        self._metadata = ((RELAY_ID, relay_id),)
+        self._traced = traced
+        self._metadata: tuple[tuple[str, str], ...] = ((RELAY_ID, relay_id),)
 
     @asynccontextmanager
     async def lines(self) -> AsyncIterator[_Lines]:
         """See Handler."""
         call = self._stub.ForwardWorkerLogs(metadata=self._metadata)
         try:
-            yield _Lines(call)
+            yield _Lines(call, traced=self._traced)
         finally:
             call.cancel()
 
     async def notify(self, outbox: Outbox, notice: Notice) -> tuple[Receipt, str]:
         """See Handler."""
+        metadata = self._metadata
+        if self._traced and outbox.facts.traceparent:
+            metadata += (("traceparent", outbox.facts.traceparent),)
         try:
-            ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=self._metadata)
+            ack = await self._stub.NotifyWorkerStatus(notification(outbox.facts, notice), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() in _NEVER:
                 return Receipt.REFUSED, _words(error)

@@ -24,7 +24,7 @@ from otto_runtime.times import rfc3339
 
 log = logging.getLogger(__name__)
 
-_IDENTITY = ("worker_id", "task_id", "pipeline_id", "stage_id", "attempt")
+_IDENTITY = ("worker_id", "task_id", "pipeline_id", "stage_id", "attempt", "traceparent")
 
 
 class Outbox:
@@ -69,6 +69,8 @@ class Outbox:
         self.number = 0
         """Of the last notice."""
         self.created_at = ""
+        self.began = 0.0
+        """When this process began to send its lines, in seconds since the epoch; 0: it has not."""
         self._json = path.with_suffix(".json")
         self._at = path.with_suffix(".at")
         self._files = files
@@ -105,7 +107,7 @@ class Outbox:
         """Takes up what an earlier process wrote; blocks. Raises OSError or ValueError."""
         found: dict[str, Any] = json.loads(self._json.read_text("utf-8"))
         for name in _IDENTITY:
-            setattr(self.facts, name, found[name])
+            setattr(self.facts, name, found.get(name, "") if name == "traceparent" else found[name])  # earlier versions wrote none
         self.uid, self.told, self.number, self.newest = found["uid"], found["told"], found["number"], found["last"]
         self.created_at, self.generation = found["created_at"], found.get("generation", 0)
         self.notices = [Notice(**notice) for notice in found["notices"]]

@@ -21,8 +21,16 @@ log = logging.getLogger(__name__)
 class Outgoing:
     """The registry, the collector and the pushed workers tell it; it tells the forwarder and the notifier."""
 
-    def __init__(self, outboxes: Outboxes, forwarder: Forwarder, notifier: Notifier, name_of: Callable[[str], str]) -> None:
-        """`name_of` makes a file's name of a worker's."""
+    def __init__(
+        self,
+        outboxes: Outboxes,
+        forwarder: Forwarder,
+        notifier: Notifier,
+        name_of: Callable[[str], str],
+        settled: Callable[[Outbox], None] = lambda _: None,
+    ) -> None:
+        """`name_of` makes a file's name of a worker's; `settled` is called with those whose lines are complete and answered for."""
+        self._settled = settled
         self._outboxes = outboxes
         self._forwarder = forwarder
         self._notifier = notifier
@@ -105,6 +113,12 @@ class Outgoing:
             return
         if sighted(outbox, seen.uid, seen.sighting):
             self._notifier.wake(outbox)
+
+    def completed(self, known: WorkerLog) -> None:
+        """All its lines are stored."""
+        outbox = self._outboxes.by_worker.get(known.worker_id)
+        if outbox is not None and not outbox.owed:
+            self._settled(outbox)
 
     def vanished(self, worker_id: str) -> None:
         """Nobody has the worker any more. Raises SpoolWriteError."""

@@ -4,9 +4,10 @@ What goes out is bytes already (see `wire`), so the methods that give out lines 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,10 +20,12 @@ from otto_relay.push import Pushes
 from otto_relay.readers import task_batches, task_entries, worker_batches, worker_entries
 from otto_relay.registry import Registry, Task
 from otto_relay.settings import Settings
+from otto_relay.spans import above, delivered
 from otto_relay.tracking import Tracker
 from otto_relay.translate import BuildTarget, WorkerTarget, build_target, pushed, worker_target
 from otto_relay.wire import build_batch
-from otto_relay.worker_log import WorkerLog
+from otto_relay.worker_log import Facts, WorkerLog
+from otto_runtime.telemetry import current_traceparent, link_to, tell, telling
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import (
     DESCRIPTOR,
@@ -33,6 +36,7 @@ from ottoscaler.v1.log_streaming_service_pb2 import (
     WorkerRegistration,
 )
 
+Batch = TypeVar("Batch", bytes, list[bytes])
 SERVICE = DESCRIPTOR.services_by_name["LogStreamingService"].full_name
 Context = grpc.aio.ServicerContext[Any, Any]
 RETRY_PAUSE = 0.2
@@ -107,7 +111,7 @@ class LogStreaming:
     async def StreamWorkerLogs(self, request: WorkerIdentifier, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
         """One line a message."""
         target = worker_target(request, self._settings.max_tail_lines)
-        async with aclosing(await self._worker_entries(target, self._single)) as batches:
+        async with aclosing(await self._worker_entries(target, self._single, "StreamWorkerLogs")) as batches:
             async for batch in batches:
                 for entry in batch:
                     yield entry
@@ -115,7 +119,7 @@ class LogStreaming:
     async def StreamBuildLogs(self, request: BuildIdentifier, _: Context) -> AsyncIterator[bytes]:  # noqa: N802 - the method's name in the contract
         """One entry a message."""
         target = build_target(request, self._settings.max_tail_lines)
-        async with aclosing(await self._build_entries(target, self._single)) as batches:
+        async with aclosing(await self._build_entries(target, self._single, "StreamBuildLogs")) as batches:
             async for batch in batches:
                 for entry in batch:
                     yield entry
@@ -130,23 +134,24 @@ class LogStreaming:
                     yield encoded
         elif which == "build":
             chosen = build_target(request.build, self._settings.max_tail_lines, "build.")
-            async with aclosing(await self._build_entries(chosen, self._batched)) as batches:
+            async with aclosing(await self._build_entries(chosen, self._batched, "TailLogs")) as batches:
                 async for batch in batches:
                     yield build_batch(batch)
         else:
             raise InvalidRequestError("target: give worker or build")
 
-    async def _worker_entries(self, target: WorkerTarget, limits: Limits) -> Any:
+    async def _worker_entries(self, target: WorkerTarget, limits: Limits, method: str) -> Any:
         known = await self._found(target)
         if isinstance(known, WorkerLog):
-            return worker_entries(known, target.selection, limits)
-        return task_entries(known, target.selection, limits, self._settings.merge_linger)
+            return delivering(worker_entries(known, target.selection, limits), method, lambda: above([known]))
+        return delivering(task_entries(known, target.selection, limits, self._settings.merge_linger), method, lambda: _above_all(known))
 
     async def _worker_batches(self, target: WorkerTarget) -> Any:
         known = await self._found(target)
         if isinstance(known, WorkerLog):
-            return worker_batches(known, target.selection, self._batched)
-        return task_batches(known, target.selection, self._batched, self._settings.merge_linger)
+            return delivering(worker_batches(known, target.selection, self._batched), "TailLogs", lambda: above([known]))
+        batches = task_batches(known, target.selection, self._batched, self._settings.merge_linger)
+        return delivering(batches, "TailLogs", lambda: _above_all(known))
 
     async def _found(self, target: WorkerTarget) -> WorkerLog | Task:
         """The worker, or the task if none is named."""
@@ -181,7 +186,7 @@ class LogStreaming:
                 raise NotReadyError("the scaler has this worker, but has not shown it yet; try again")
             await registry.bell.wait(left)
 
-    async def _build_entries(self, target: BuildTarget, limits: Limits) -> Any:
+    async def _build_entries(self, target: BuildTarget, limits: Limits, method: str) -> Any:
         build = await self._tracker.find(target.pipeline_id, self._settings.peer_timeout)
         part = target.part
         if part.stage_id and not build.has_stage(part.stage_id):
@@ -194,4 +199,32 @@ class LogStreaming:
             raise UnknownLogError(f"NOT_FOUND: pipeline {target.pipeline_id!r} has no worker {part.worker_id!r}")
         if target.selection.after_sequence > build.count:
             raise InvalidRequestError(f"selection.after_sequence: the last sequence of this pipeline is {build.count}")
-        return BuildReader(self._registry, build, part, target.selection).entries(limits, self._settings.heartbeat)
+        entries = BuildReader(self._registry, build, part, target.selection).entries(limits, self._settings.heartbeat)
+        return delivering(entries, method, lambda: above(self._registry.workers_of(build), target.pipeline_id, part.stage_id))
+
+
+def _above_all(task: Task) -> str:
+    facts = task.workers[0].facts if task.workers else Facts("")
+    return above(task.workers, facts.pipeline_id, facts.stage_id)
+
+
+def delivering(batches: AsyncGenerator[Batch], method: str, above_it: Callable[[], str]) -> AsyncGenerator[Batch]:
+    """The batches as they are; where somebody is told of what happens, of their delivery too, as a part of what is read.
+
+    That is asked for at the end: when a run has just begun, none of its workers is known.
+    """
+    return _told(batches, method, above_it) if telling() else batches
+
+
+async def _told(batches: AsyncGenerator[Batch], method: str, above_it: Callable[[], str]) -> AsyncGenerator[Batch]:
+    began, call, amount, unit = time.time_ns(), current_traceparent(), 0, "log_bytes"
+    try:
+        async with aclosing(batches):
+            async for batch in batches:
+                unit = "log_lines" if isinstance(batch, list) else unit
+                amount += len(batch)
+                yield batch
+    finally:
+        parent = above_it()
+        link_to(parent)
+        tell("otto_relay", delivered(parent, call, began, time.time_ns(), method, {unit: amount}))

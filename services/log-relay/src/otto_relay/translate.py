@@ -13,6 +13,7 @@ from otto_relay.push import Pushed
 from otto_relay.selection import SOURCES, Selection
 from otto_relay.tracking import Progress
 from otto_relay.worker_log import Facts
+from otto_runtime import spans
 from ottoscaler.v1.log_pb2 import BuildIdentifier, LogEntry, LogSelection, WorkerIdentifier, WorkerMetadata
 from ottoscaler.v1.otto_handler_log_service_pb2 import WorkerLogEntry, WorkerStatusNotification
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress
@@ -131,6 +132,7 @@ def observed(worker: WorkerPodStatus) -> Observed:
             worker.exit_code if worker.HasField("exit_code") else None,
             worker.error_message,
         ),
+        worker.traceparent if spans.valid(worker.traceparent) else "",
     )
 
 
@@ -157,12 +159,14 @@ def pushed(entry: LogEntry | WorkerLogEntry) -> Pushed:
     return Pushed(entry.worker_id, entry.task_id, entry.timestamp, entry.level, entry.source, entry.message, dict(entry.metadata))
 
 
-def forwarded(entry: bytes, facts: Facts, created_at: str, sequence: int, dropped: int) -> WorkerLogEntry:
-    """An encoded LogEntry as otto-handler gets it: what its message has no field for stands in the metadata."""
+def forwarded(entry: bytes, facts: Facts, created_at: str, sequence: int, dropped: int, *, traced: bool = False) -> WorkerLogEntry:
+    """An encoded LogEntry as otto-handler gets it: what its message has no field for stands in the metadata, `traced` its trace too."""
     line = LogEntry.FromString(entry)
     metadata = {**line.metadata, "otto.sequence": str(sequence), **_identity(facts)}
     if dropped:
         metadata["otto.dropped_before"] = str(dropped)
+    if traced and facts.traceparent:
+        metadata["traceparent"] = facts.traceparent
     return WorkerLogEntry(
         worker_id=line.worker_id,
         task_id=line.task_id,

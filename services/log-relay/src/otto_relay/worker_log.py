@@ -52,6 +52,8 @@ class Facts:
     """Its last sequence, once it has ended."""
     size: int = 0
     """Bytes of its lines, once it has ended."""
+    traceparent: str = ""
+    """W3C's, of its span; empty: it has none."""
     status: str = ""
     """What NotifyWorkerStatus said last, of a pushed worker."""
 

@@ -1,7 +1,7 @@
 """The composition root: settings → store, channel to the scaler → conductor → servicer."""
 
+import asyncio
 import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -16,20 +16,24 @@ from otto_executor.errors import ExecutorError, StoreUnusableError
 from otto_executor.metrics import RunMetrics
 from otto_executor.retention import Keeping
 from otto_executor.retry import RetryPolicy
+from otto_executor.run_state import RunState
 from otto_executor.runner import Means, Watch
 from otto_executor.service import PipelineService
 from otto_executor.settings import Settings
+from otto_executor.spans import run_spans, told_again
 from otto_executor.stores import Outside, RunStore
 from otto_executor.stores.sqlite import open_store
 from otto_executor.translate_spec import spec_of, understood
 from otto_executor.workers import ScalerWorkers
 from otto_kubekit.errors import ConfigurationError
 from otto_kubekit.settings import KubeSettings
+from otto_runtime import spans
 from otto_runtime.channels import dial
 from otto_runtime.launch import StartError
 from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
-from otto_runtime.telemetry import registered
+from otto_runtime.tasks import cancelled
+from otto_runtime.telemetry import new_traceparent, registered, tell, telling
 from ottoscaler.v1 import ottoscaler_service_pb2, pipeline_service_pb2
 from ottoscaler.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
 
@@ -57,7 +61,11 @@ async def executor_component(
 
         async def act(ready: Callable[[], None]) -> None:
             async with known():
-                await conductor.run(ready)
+                again = asyncio.create_task(told_again(store, tell_run) if telling() else _nothing(), name="tell spans again")
+                try:
+                    await conductor.run(ready)
+                finally:
+                    await cancelled(again)
 
         yield Component(
             name="pipeline-executor",
@@ -67,6 +75,17 @@ async def executor_component(
             public_errors=(ExecutorError,),
             hand_on=part.hand_on if part else None,
         )
+
+
+def tell_run(definition: Definition, state: RunState) -> None:
+    """Tells the spans of an ended run, if anybody is told."""
+    if telling() and spans.is_sampled(definition.traceparent):
+        for span in run_spans(definition, state):
+            tell("otto_executor", span)
+
+
+async def _nothing() -> None:
+    return
 
 
 async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:
@@ -114,6 +133,11 @@ def conductor_over(
 ) -> tuple[Conductor, RunMetrics]:
     """The conductor that the settings describe, and what is counted of it."""
     metrics = RunMetrics(lambda: conductor.standing(), settings.max_active_pipelines)  # noqa: PLW0108  the conductor is made below
+
+    def ended(definition: Definition, state: RunState) -> None:
+        metrics.ended(definition, state)
+        tell_run(definition, state)
+
     infrastructure = RetryPolicy(retries=settings.infrastructure_retries, delay=settings.infrastructure_retry_delay, multiplier=2.0)
     means = Means(
         store=store,
@@ -125,7 +149,7 @@ def conductor_over(
         draw=random.random,
         journal_limit=settings.journal_messages,
         notice_after=settings.unavailable_notice,
-        ended=metrics.ended,
+        ended=ended,
     )
     keeping = Keeping(
         workspace=settings.workspace_retention,
@@ -135,7 +159,7 @@ def conductor_over(
     )
 
     def read(spec: Mapping[str, Any], pipeline_id: str) -> tuple[Definition, bytes]:
-        return understood(spec, pipeline_id, settings, f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
+        return understood(spec, pipeline_id, settings, new_traceparent())
 
     conductor = Conductor(means, keeping, settings.max_active_pipelines, None if outside is None else (outside, read))
     return conductor, metrics

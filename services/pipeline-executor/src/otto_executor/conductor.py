@@ -271,7 +271,7 @@ class Conductor:
         if not state.ended:
             raise NotRepeatableError(f"pipeline {old.pipeline_id!r} has not ended; cancel it first, or wait for its end")
         kept = kept_stages(old, state) if wanted.failed_only else {}
-        definition = repetition(old, wanted.new_id, wanted.triggered_by, wanted.traceparent)
+        definition = repetition(old, wanted)
         takes = old.pipeline_id if left_files(old, kept) else ""
         if takes:
             definition = replace(definition, directory=old.workspace)

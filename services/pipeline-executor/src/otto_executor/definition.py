@@ -19,9 +19,14 @@ class Definition:
     triggered_by: str = ""
     fail_fast: bool = False
     traceparent: str = ""
+    """W3C's, of the run's own span."""
+    parent: str = ""
+    """That of the span it is a part of, which is its caller's own: those of our calls are lost when a process is killed. Empty: none."""
     warnings: tuple[str, ...] = ()
     repeats: str = ""
     """The run that this one repeats; empty: none."""
+    repeated: str = ""
+    """The traceparent of that one's span."""
     directory: str = ""
     """The name of the workspace, given when the run begins, because a run that repeats another may take that one's over."""
 

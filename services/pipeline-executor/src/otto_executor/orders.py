@@ -1,6 +1,5 @@
 """What the executor asks of whoever runs workers, and what it hears from there."""
 
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -9,6 +8,7 @@ from otto_executor.definition import Definition
 from otto_executor.retry import Failure, FailureCause
 from otto_executor.stage import CHECKOUT, Claim, StageSpec, WorkerStatus
 from otto_executor.usage import Usage
+from otto_runtime import spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Order:
     checkout: bool
     """Whether the workers have to check the repository out; otherwise they are only told its name."""
     traceparent: str
+    """W3C's, of the stage's span."""
     triggered_by: str
     owner: Owner | None = None
     claim: Claim | None = None
@@ -56,19 +57,11 @@ class Order:
             repository=definition.repository,
             commit_sha=definition.commit_sha,
             checkout=stage.stage_id == CHECKOUT,
-            traceparent=_child(definition.traceparent, f"{stage.stage_id}\0{attempt}"),
+            traceparent=spans.stage(definition.traceparent, definition.pipeline_id, stage.stage_id),
             triggered_by=definition.triggered_by,
             unshared=sum(other.workers > 0 and not other.own_workspace for other in definition.stages) == 1,
             claim=next((other.claim for other in definition.stages if other.claim is not None), None),
         )
-
-
-def _child(traceparent: str, seed: str) -> str:
-    """A traceparent of the same trace with a span id of its own, the same for the same seed."""
-    if not traceparent:
-        return ""
-    version, trace, parent, flags = traceparent.split("-", 3)
-    return f"{version}-{trace}-{hashlib.sha256(f'{trace}{parent}{seed}'.encode()).hexdigest()[:16]}-{flags}"
 
 
 @dataclass(frozen=True, slots=True)

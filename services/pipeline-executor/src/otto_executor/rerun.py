@@ -24,6 +24,7 @@ class Rerun:
     failed_only: bool
     triggered_by: str
     traceparent: str
+    parent: str
     request: Callable[[bytes], bytes]
 
 
@@ -57,13 +58,15 @@ def left_files(definition: Definition, kept: dict[str, StageState]) -> bool:
     return any(stage.stage_id in kept and stage.workers and not stage.own_workspace for stage in definition.stages)
 
 
-def repetition(definition: Definition, new_id: str, triggered_by: str, traceparent: str) -> Definition:
+def repetition(definition: Definition, wanted: Rerun) -> Definition:
     """What is asked for when a run is repeated: the same under another id, in a trace and a workspace of its own."""
     return replace(
         definition,
-        pipeline_id=new_id,
-        triggered_by=triggered_by or definition.triggered_by,
-        traceparent=traceparent,
+        pipeline_id=wanted.new_id,
+        triggered_by=wanted.triggered_by or definition.triggered_by,
+        traceparent=wanted.traceparent,
+        parent=wanted.parent,
         repeats=definition.pipeline_id,
+        repeated=definition.traceparent,
         directory="",
     )

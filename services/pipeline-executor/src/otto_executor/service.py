@@ -19,8 +19,9 @@ from otto_executor.stores import Key
 from otto_executor.translate_request import as_understood, read
 from otto_executor.validation import MAX_PIPELINE_ID_BYTES, MAX_STAGE_ID_BYTES, id_problem, in_words, told
 from otto_options.metadata import cancels_on_disconnect
+from otto_runtime import spans
 from otto_runtime.calls import stopping
-from otto_runtime.telemetry import current_traceparent
+from otto_runtime.telemetry import callers_traceparent, current_traceparent, link_to, new_traceparent
 from ottoscaler.v1 import pipeline_service_pb2 as pb
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer
@@ -46,9 +47,10 @@ class PipelineService(PipelineServiceServicer):
         """Begins a run, or attaches to one if there are no stages."""
         pipeline_id = request.pipeline_id
         if request.stages:
-            understood = read(request, self._settings, current_traceparent() or _new_traceparent())
+            understood = read(request, self._settings, current_traceparent() or new_traceparent(), callers_traceparent())
             if understood.problems:
                 raise InvalidRequestError(in_words(understood.problems))
+            link_to(understood.definition.traceparent)
             await self._conductor.begin(understood.definition, as_understood(request).SerializeToString())
         else:
             _check_id("pipeline_id", pipeline_id, MAX_PIPELINE_ID_BYTES)
@@ -138,9 +140,11 @@ class PipelineService(PipelineServiceServicer):
             _check_id("new_pipeline_id", request.new_pipeline_id, MAX_PIPELINE_ID_BYTES)
         _check_text("triggered_by", request.triggered_by)
         new_id = request.new_pipeline_id or made_id(old_id, secrets.token_hex(4), MAX_PIPELINE_ID_BYTES)
-        traceparent = current_traceparent() or _new_traceparent()
+        traceparent = spans.run(current_traceparent() or new_traceparent(), new_id)
         remade = partial(translate.rerun_request, new_id=new_id, triggered_by=request.triggered_by)
-        await self._conductor.rerun(Rerun(old_id, new_id, request.failed_only, request.triggered_by, traceparent, remade))
+        await self._conductor.rerun(
+            Rerun(old_id, new_id, request.failed_only, request.triggered_by, traceparent, callers_traceparent(), remade)
+        )
         return pb.RerunPipelineResponse(pipeline_id=new_id)
 
 
@@ -152,8 +156,3 @@ def _check_id(field: str, text: str, most: int) -> None:
 def _check_text(field: str, text: str) -> None:
     if (size := len(text.encode())) > MAX_TEXT_BYTES:
         raise InvalidRequestError(f"{field}: has {size} bytes; {MAX_TEXT_BYTES} are the most")
-
-
-def _new_traceparent() -> str:
-    """The beginning of a trace for a caller that has none, so that all workers of a run share one."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

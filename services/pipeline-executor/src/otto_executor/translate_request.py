@@ -27,6 +27,7 @@ from otto_executor.validation import (
 from otto_options.metadata import fails_fast, metadata_problems
 from otto_options.options import Options, parse, path_problem, secret_problem, value_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
+from otto_runtime import spans
 from ottoscaler.v1 import stage_pb2
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage
@@ -47,8 +48,11 @@ class Read:
     problems: tuple[Problem, ...]
 
 
-def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read:
-    """Reads a request with stages; never raises for what is in it."""
+def read(request: PipelineRequest, settings: Settings, trace: str, parent: str = "") -> Read:
+    """Reads a request with stages; never raises for what is in it.
+
+    `trace` is any traceparent of the trace that the run belongs to, `parent` that of the span which it is a part of, if there is one.
+    """
     problems: list[Problem] = []
     if problem := id_problem(request.pipeline_id, MAX_PIPELINE_ID_BYTES):
         problems.append(Problem("pipeline_id", "", problem))
@@ -77,7 +81,8 @@ def read(request: PipelineRequest, settings: Settings, traceparent: str) -> Read
         commit_sha=request.commit_sha,
         triggered_by=request.triggered_by,
         fail_fast=fails_fast(request.metadata),
-        traceparent=traceparent,
+        traceparent=spans.run(trace, request.pipeline_id),
+        parent=parent,
     )
     definition = replace(definition, warnings=tuple(bounded([*warnings, *hints(definition)])))
     return Read(definition, tuple(problems))

@@ -21,7 +21,7 @@ MOST_BYTES = 30_000
 _ENUMS = {"type": "STAGE_TYPE_", "runCondition": "RUN_CONDITION_"}
 
 
-def understood(spec: Mapping[str, Any], pipeline_id: str, settings: Settings, traceparent: str) -> tuple[Definition, bytes]:
+def understood(spec: Mapping[str, Any], pipeline_id: str, settings: Settings, trace: str) -> tuple[Definition, bytes]:
     """What a spec asks for, and the request that a client would have sent for it. Raises InvalidRequestError with all that is wrong."""
     stages = spec.get("stages", [])
     given = {**spec, "pipelineId": pipeline_id}
@@ -31,7 +31,7 @@ def understood(spec: Mapping[str, Any], pipeline_id: str, settings: Settings, tr
         request = ParseDict(given, PipelineRequest())
     except ParseError as error:
         raise InvalidRequestError(f"spec: {error}") from error
-    found = read(request, settings, traceparent)
+    found = read(request, settings, trace)
     if found.problems:
         raise InvalidRequestError("\n".join(map(str, told(found.problems, MOST_BYTES))))  # kubectl shows the first line in its lists
     return found.definition, as_understood(request).SerializeToString()

@@ -56,10 +56,11 @@ class ScalerWorkers:
     async def start(self, order: Order) -> Created | Refused:
         """See Workers."""
         request = scale_up(order)
+        trace = (("traceparent", order.traceparent),) if order.traceparent else ()
         backoff = Backoff(0.1, 2.0)
         for tries_left in reversed(range(FAULT_TRIES)):
             try:
-                return _outcome(await self._scaler.ScaleUp(request), order.stage.workers)
+                return _outcome(await self._scaler.ScaleUp(request, metadata=trace), order.stage.workers)
             except grpc.aio.AioRpcError as error:
                 words = shortened(error.details() or error.code().name)
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "INSUFFICIENT_RESOURCES" in words:

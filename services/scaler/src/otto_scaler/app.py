@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
@@ -15,7 +16,7 @@ from otto_runtime.channels import dial
 from otto_runtime.launch import StartError, raised_descriptor_limit
 from otto_runtime.replicas import AddressError, Place, Replicas, replicas
 from otto_runtime.server import Component
-from otto_runtime.telemetry import registered
+from otto_runtime.telemetry import registered, tell, telling
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import BackendUnusableError, CallError
 from otto_scaler.fleet import Fleet, Limits
@@ -23,6 +24,7 @@ from otto_scaler.metrics import WorkerMetrics
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.service import OttoscalerServicer
 from otto_scaler.settings import Settings
+from otto_scaler.spans import WorkerSpans
 from otto_scaler.translate.request import Bounds
 from ottoscaler.v1 import (
     log_streaming_service_pb2,
@@ -79,6 +81,7 @@ async def scaler_component(
             ),
         )
         metrics = WorkerMetrics(fleet)
+        worker_spans = WorkerSpans(fleet, backend.place, partial(tell, "otto_scaler"))
         stack.enter_context(registered(metrics))
         pipelines = Pipelines(channel, settings.executor_patience)
         servicer = OttoscalerServicer(fleet, backend, pipelines, _bounds(settings), settings.listed_workers)
@@ -91,6 +94,8 @@ async def scaler_component(
         async def run(ready: Callable[[], None]) -> None:
             def known() -> None:
                 metrics.begin()
+                if telling():
+                    worker_spans.begin()
                 ready()
 
             async with asyncio.TaskGroup() as group:
@@ -159,7 +164,15 @@ def _bounds(settings: Settings) -> Bounds:
         default_stop_grace=settings.default_stop_grace,
         max_stop_grace=max(settings.max_stop_grace, settings.default_stop_grace),
         default_command=settings.default_command,
+        exporting=_exporting(settings),
     )
+
+
+def _exporting(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """OpenTelemetry's own variables. No headers: those hold credentials, which workers get as any other secret, where they are to."""
+    if not settings.worker_otlp_endpoint:
+        return ()
+    return ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.worker_otlp_endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", settings.worker_otlp_protocol)
 
 
 def _absolute(path: str) -> Path:

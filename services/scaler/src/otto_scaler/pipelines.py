@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 
 from otto_options.metadata import ON_DISCONNECT, cancels_on_disconnect
-from otto_runtime.channels import trace_metadata
 from otto_runtime.tasks import Backoff
+from otto_runtime.telemetry import handed_on
 from otto_scaler.errors import ExecutorCallError
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest, GetPipelineRequest, WatchPipelineRequest
@@ -88,9 +88,9 @@ class Pipelines:
     def _stream(self, request: PipelineRequest, last: int, *, known: bool) -> Any:
         """The call that goes on where the last one ended: `known` says that the executor has the run."""
         if not known:
-            return self._stub.ExecutePipeline(request, metadata=trace_metadata())
+            return self._stub.ExecutePipeline(request, metadata=handed_on())
         after = WatchPipelineRequest(pipeline_id=request.pipeline_id, after_sequence=last)
-        return self._stub.WatchPipeline(after, metadata=trace_metadata())
+        return self._stub.WatchPipeline(after, metadata=handed_on())
 
     async def _is_ours(self, request: PipelineRequest) -> bool:
         """Whether the run of that id is what an earlier try of ours brought about, whose answer was lost, and not an older run of that

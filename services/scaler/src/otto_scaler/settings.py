@@ -20,6 +20,11 @@ def _quantity(text: str) -> None:
         raise ValueError(f"{text!r} has to be an amount of storage, for example 1Gi")
 
 
+def _endpoint(text: str) -> None:
+    if not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", text):
+        raise ValueError(f"{text!r} is not of the form http://host:port or https://host:port, with a path where HTTP is spoken")
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What the scaler can be told. Prefix OTTO_SCALER."""
 
@@ -109,6 +114,18 @@ class Settings(msgspec.Struct, frozen=True):
             "and ends with 0."
         ),
     ] = ""
+    worker_otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Where workers are told to send telemetry of their own, as OTEL_EXPORTER_OTLP_ENDPOINT (`http://host:4317`), "
+            "unless they are given another one. Empty: they are told nothing. Headers are never handed on."
+        ),
+        _endpoint,
+    ] = ""
+    worker_otlp_protocol: Annotated[
+        Literal["grpc", "http/protobuf", "http/json"],
+        Meta(description="What is spoken there, as OTEL_EXPORTER_OTLP_PROTOCOL."),
+    ] = "grpc"
     max_workers: Annotated[int, Meta(ge=1, le=100_000, description="Most workers that run at the same time; more are refused or wait.")] = (
         100
     )

@@ -5,9 +5,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
+from otto_runtime import spans
 from otto_scaler.backends import Gone, Observation, Seen, Synced
 from otto_scaler.errors import BackendError, RefusedError
 from otto_scaler.worker import Cause, State, Worker, WorkerSpec
@@ -62,6 +63,10 @@ class MemoryBackend:
     def unsupported(self, spec: WorkerSpec) -> list[tuple[str, str]]:
         """Everything is supported but priority classes."""
         return [("priority_class_name", "is unknown here")] if spec.priority_class else []
+
+    def place(self, worker: Worker) -> Mapping[str, str]:
+        """See WorkerBackend."""
+        return {spans.HOST_NAME: worker.node}
 
     async def run(self) -> None:
         """Nothing takes time here."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from otto_runtime import spans
+
 NAME_SLUG_CHARACTERS = 30
 LABEL_PREFIX = "ottoscaler.io/"
 
@@ -59,6 +61,13 @@ class Identity:
     """The directory it shares with others; empty: one of its own."""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    parent: str = ""
+    """The W3C traceparent of what it is a part of: its stage, or the call that asked for it."""
+
+    @property
+    def traceparent(self) -> str:
+        """That of its own span."""
+        return spans.worker(self.parent, self.name)
 
     def is_same_worker(self, other: "Identity") -> bool:
         """Whether they are the same worker of the same attempt, and not two whose names happen to collide."""

@@ -364,7 +364,7 @@ class WorkerSpec(_message.Message):
     attempt: _builtins.int
     """Which attempt of the stage, from 1; 0 means 1. Part of the worker's identity."""
     traceparent: _builtins.str
-    """The W3C traceparent the worker gets as TRACEPARENT; empty: one that continues the caller's trace."""
+    """The W3C traceparent of what the worker is a part of; empty: that of the call. As TRACEPARENT it gets that of a span of its own below."""
     workspace_optional: _builtins.bool
     """Where workspaces can't be had (Kubernetes without a storage class) the worker has a directory of its own instead of being refused."""
     workspace_expected: _builtins.bool
@@ -537,6 +537,7 @@ class WorkerPodStatus(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     ROOM_LIMIT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     pod_name: _builtins.str
     """Unique; also the worker_id of its log lines."""
     task_id: _builtins.str
@@ -575,6 +576,8 @@ class WorkerPodStatus(_message.Message):
     """Tells this worker from an earlier one of the same name."""
     room_limit: _builtins.int
     """While it waits for room: the cap on concurrent workers under which it waits. 0: it does not wait for room."""
+    traceparent: _builtins.str
+    """The W3C traceparent of the worker's own span, which it has as TRACEPARENT; empty for one that an earlier version made."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels."""
@@ -609,10 +612,11 @@ class WorkerPodStatus(_message.Message):
         uid: _builtins.str = ...,
         room_limit: _builtins.int = ...,
         usage: Global___WorkerUsage | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "exit_code", b"exit_code", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "room_limit", b"room_limit", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "uid", b"uid", "usage", b"usage", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error_message", b"error_message", "exit_code", b"exit_code", "failure_cause", b"failure_cause", "index", b"index", "labels", b"labels", "node_name", b"node_name", "pending_reason", b"pending_reason", "pipeline_id", b"pipeline_id", "pod_ip", b"pod_ip", "pod_name", b"pod_name", "room_limit", b"room_limit", "stage_id", b"stage_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "traceparent", b"traceparent", "uid", b"uid", "usage", b"usage", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -61,7 +61,10 @@ def up(
         request.worker.timeout.CopyFrom(Duration(seconds=timeout))
     if queue:
         request.admission = Admission.ADMISSION_QUEUE
-    run(context, lambda client: _scale(client, client.workers.ScaleUp(request, timeout=60), task, chosen(context, output)))
+    run(
+        context,
+        lambda client: _scale(client, client.workers.ScaleUp(request, timeout=60, metadata=client.trace), task, chosen(context, output)),
+    )
 
 
 @scale.command("down", epilog=examples("scale down"))

@@ -1,6 +1,6 @@
 """What the fleet needs of whatever runs workers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ class WorkerBackend(Protocol):
 
     def unsupported(self, spec: WorkerSpec) -> list[tuple[str, str]]:
         """What `spec` asks for that this backend can't do: pairs of a WorkerSpec field's proto name and words for the client."""
+        ...
+
+    def place(self, worker: Worker) -> Mapping[str, str]:
+        """Where a worker runs, as attributes of its span."""
         ...
 
     async def run(self) -> None:

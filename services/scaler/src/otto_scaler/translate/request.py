@@ -2,9 +2,9 @@
 
 import json
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -12,6 +12,7 @@ from otto_options.options import Claim as OptionsClaim
 from otto_options.options import Options, claim_problem, parse, path_problem, secret_problem, value_problem, variable_problem
 from otto_options.quantities import cpu_cores, memory_bytes
 from otto_options.repository import commit_problem, repository_problem
+from otto_runtime import spans
 from otto_scaler.errors import InvalidRequestError
 from otto_scaler.worker import (
     LABEL_PREFIX,
@@ -48,7 +49,6 @@ NOT_FOR_WORKERS = ("otto.run_if", "otto.ignore_errors")
 _WORKSPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Problems = list[tuple[str, str]]
 
@@ -63,6 +63,8 @@ class Bounds:
     default_stop_grace: float
     max_stop_grace: float
     default_command: str
+    exporting: tuple[tuple[str, str], ...] = ()
+    """Variables that tell workers where to send telemetry of their own, unless they were given others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def workers_wanted(
         problems.append(("repository", problem))
     if request.commit_sha and (problem := commit_problem(request.commit_sha)):
         problems.append(("commit_sha", problem))
-    if worker.traceparent and not _TRACEPARENT.fullmatch(worker.traceparent):
+    if worker.traceparent and not spans.valid(worker.traceparent):
         problems.append(("worker.traceparent", f"{worker.traceparent!r} is no W3C traceparent"))
     if worker.workspace and not _WORKSPACE.fullmatch(worker.workspace):
         problems.append(("worker.workspace", "is no workspace name (lower-case letters, digits and '-', at most 63)"))
@@ -138,31 +140,33 @@ def workers_wanted(
         "OTTO_COMMIT_SHA": request.commit_sha or env.get("OTTO_COMMIT_SHA", ""),
         "OTTO_WORKER_COUNT": str(request.worker_count),
         "OTTO_ATTEMPT": str(attempt),
-        "TRACEPARENT": worker.traceparent or traceparent or _new_trace(),
     }
+    parent = next(filter(spans.valid, (worker.traceparent, traceparent)), "") or spans.fresh()
     introduction = _introduction(request, env, secret_variables)
 
     def spec(index: int) -> WorkerSpec:
+        identity = Identity(
+            name=worker_name(request.task_id, worker.pipeline_id, worker.stage_id, attempt, index),
+            task_id=request.task_id,
+            index=index,
+            count=request.worker_count,
+            pipeline_id=worker.pipeline_id,
+            stage_id=worker.stage_id,
+            attempt=attempt,
+            workspace=worker.workspace or (task_workspace(request.task_id) if options.workspace == "shared" else ""),
+            labels=labels,
+            annotations={name: value for name, value in annotations.items() if value},
+            parent=parent,
+        )
         return WorkerSpec(
-            identity=Identity(
-                name=worker_name(request.task_id, worker.pipeline_id, worker.stage_id, attempt, index),
-                task_id=request.task_id,
-                index=index,
-                count=request.worker_count,
-                pipeline_id=worker.pipeline_id,
-                stage_id=worker.stage_id,
-                attempt=attempt,
-                workspace=worker.workspace or (task_workspace(request.task_id) if options.workspace == "shared" else ""),
-                labels=labels,
-                annotations={name: value for name, value in annotations.items() if value},
-            ),
+            identity=identity,
             command=command
             or (
                 *_SAY,
                 f"worker {index} of {request.worker_count} of task {request.task_id} was given no command, so it has nothing to do",
                 *introduction,
             ),
-            env={**fixed, "OTTO_WORKER_INDEX": str(index)},
+            env={**_exporting(bounds, identity), **fixed, "OTTO_WORKER_INDEX": str(index), "TRACEPARENT": identity.traceparent},
             secrets=secret_variables,
             image=worker.image or options.image,
             repository=request.repository,
@@ -348,6 +352,15 @@ def _claim(worker: WorkerSpecMessage, options: Options, problems: Problems) -> C
     return Claim(given.storage_class, given.size, given.access_mode)
 
 
+def _exporting(bounds: Bounds, identity: Identity) -> dict[str, str]:
+    """What tells a worker where to send telemetry of its own, and as whose."""
+    if not bounds.exporting:
+        return {}
+    who = {spans.RUN_ID: identity.pipeline_id, spans.TASK_RUN_ID: identity.stage_id, spans.WORKER_NAME: identity.name}
+    told = ",".join(f"{name}={quote(value, safe='')}" for name, value in who.items() if value)
+    return {**dict(bounds.exporting), "OTEL_RESOURCE_ATTRIBUTES": told}
+
+
 def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: tuple[SecretVariable, ...]) -> tuple[str, ...]:
     """What workers that were given no command say, after who they are: what they have, and what to do."""
     variables = sorted(env.items())
@@ -360,7 +373,3 @@ def _introduction(request: ScaleRequest, env: dict[str, str], secret_variables: 
         'give it one: `commands` in a pipeline file, command and args of a stage; of ScaleUp build_config {"otto.command": "make test"}, '
         'or worker {command: ["make"], args: ["test"]}',
     )
-
-
-def _new_trace() -> str:
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

@@ -100,6 +100,7 @@ def pod_status(worker: Worker, cap: int) -> WorkerPodStatus:
         worker_count=identity.count,
         uid=worker.uid,
         room_limit=cap if waits else 0,
+        traceparent=identity.traceparent,
     )
     if worker.exit_code is not None and worker.finished:
         message.exit_code = worker.exit_code

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from otto_kubekit.errors import AlreadyExistsError, ConflictError, InvalidError,
 from otto_kubekit.kinds import EVENTS
 from otto_kubekit.objects import Event
 from otto_kubekit.watching import Watching
+from otto_runtime import spans
 from otto_runtime.tasks import Backoff
 from otto_scaler.backends.kubernetes import manifest, marks
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims, claim_refusal
@@ -27,7 +28,7 @@ from otto_scaler.backends.kubernetes.refusals import away, edge, may_pass, refus
 from otto_scaler.backends.kubernetes.tending import Tending
 from otto_scaler.backends.protocol import Observation, Seen, Synced
 from otto_scaler.errors import AwayError, BackendError, RefusedError
-from otto_scaler.worker import Cause, Identity, WorkerSpec
+from otto_scaler.worker import Cause, Identity, Worker, WorkerSpec
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,16 @@ class KubernetesBackend:
     def unsupported(self, spec: WorkerSpec) -> list[tuple[str, str]]:
         """See WorkerBackend."""
         return list(manifest.problems(spec, self._plan))
+
+    def place(self, worker: Worker) -> Mapping[str, str]:
+        """See WorkerBackend."""
+        told = {
+            spans.NAMESPACE_NAME: self._client.namespace,
+            spans.POD_NAME: worker.name,
+            spans.POD_UID: worker.uid,
+            spans.CONTAINER_NAME: marks.WORKER,
+        }
+        return {**told, spans.NODE_NAME: worker.node} if worker.node else told
 
     async def run(self) -> None:
         """See WorkerBackend: keeps the picture true, and ends workers whose time is over."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from otto_kubekit.objects import ObjectMeta
+from otto_runtime import spans
 from otto_scaler.worker import LABEL_PREFIX, Cause, Identity, WorkerSpec
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -30,8 +31,24 @@ REST_STOPPED = f"{LABEL_PREFIX}rest-stopped"
 """Which containers still ran when the worker's own had ended and they were stopped; written in the patch that stops them."""
 _TASK_ID, _PIPELINE_ID, _STAGE_ID = (f"{LABEL_PREFIX}{what}-id" for what in ("task", "pipeline", "stage"))
 _ATTEMPT, _INDEX, _COUNT, _WORKSPACE = (f"{LABEL_PREFIX}{what}" for what in ("attempt", "index", "count", "workspace"))
+_PARENT = f"{LABEL_PREFIX}traceparent"
+"""W3C's, of what the worker is a part of."""
 _OWN = frozenset(
-    {_TASK_ID, _PIPELINE_ID, _STAGE_ID, _ATTEMPT, _INDEX, _COUNT, _WORKSPACE, TIMEOUT, STARTED, STOP_CAUSE, STOP_REASON, REST_STOPPED},
+    {
+        _PARENT,
+        _TASK_ID,
+        _PIPELINE_ID,
+        _STAGE_ID,
+        _ATTEMPT,
+        _INDEX,
+        _COUNT,
+        _WORKSPACE,
+        TIMEOUT,
+        STARTED,
+        STOP_CAUSE,
+        STOP_REASON,
+        REST_STOPPED,
+    },
 )
 RESERVED_LABELS = frozenset({MANAGED_BY, COMPONENT})
 """Beside all that begin with LABEL_PREFIX."""
@@ -52,7 +69,7 @@ def annotations(spec: WorkerSpec) -> dict[str, str]:
     identity = spec.identity
     found = {f"{LABEL_PREFIX}{name}": value for name, value in identity.annotations.items()}
     found |= {_TASK_ID: identity.task_id, _ATTEMPT: str(identity.attempt), _INDEX: str(identity.index), _COUNT: str(identity.count)}
-    optional = {_PIPELINE_ID: identity.pipeline_id, _STAGE_ID: identity.stage_id, _WORKSPACE: identity.workspace}
+    optional = {_PIPELINE_ID: identity.pipeline_id, _STAGE_ID: identity.stage_id, _WORKSPACE: identity.workspace, _PARENT: identity.parent}
     found |= {name: value for name, value in optional.items() if value}
     return {**found, TIMEOUT: f"{spec.timeout:g}"}
 
@@ -70,6 +87,7 @@ def identity(metadata: ObjectMeta) -> Identity:
         attempt=_number(given, _ATTEMPT),
         workspace=given.get(_WORKSPACE, ""),
         labels=metadata.labels,
+        parent=parent if spans.valid(parent := given.get(_PARENT, "")) else "",
         annotations={
             name.removeprefix(LABEL_PREFIX): value for name, value in given.items() if name.startswith(LABEL_PREFIX) and name not in _OWN
         },

@@ -6,9 +6,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from otto_runtime import spans
 from otto_scaler.backends.process import environment, finding, own, processes
 from otto_scaler.backends.process.directory import MOST_REASON_CHARACTERS, Record, WorkerDirectory
 from otto_scaler.backends.process.entry import Entry
@@ -23,7 +24,7 @@ from otto_scaler.backends.process.watchdog import Watchdog
 from otto_scaler.backends.process.workspaces import Workspaces
 from otto_scaler.backends.protocol import Observation, Seen, Synced
 from otto_scaler.errors import RefusedError
-from otto_scaler.worker import Cause, WorkerSpec
+from otto_scaler.worker import Cause, Worker, WorkerSpec
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ class ProcessBackend:
             "extra_containers": spec.extra_containers,
         }
         return [(name, "needs Kubernetes; here workers are processes of one machine") for name, value in asked.items() if value]
+
+    def place(self, worker: Worker) -> Mapping[str, str]:
+        """See WorkerBackend."""
+        return {spans.HOST_NAME: worker.node}
 
     async def run(self) -> None:
         """See WorkerBackend: starts what is to run, deletes what was taken away."""

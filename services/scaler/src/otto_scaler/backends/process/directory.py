@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from otto_runtime import spans
 from otto_scaler.backends.process.supervisor import control, report
 from otto_scaler.backends.process.supervisor.control import UnreadableError
 from otto_scaler.backends.process.supervisor.report import Ending
@@ -161,6 +162,7 @@ def _sensible(record: Record) -> bool:
         and len(record.uid) <= 64
         and not identity.workspace.startswith(".")
         and "/" not in identity.workspace
+        and (not identity.parent or spans.valid(identity.parent))
         and len(msgspec.json.encode(identity)) <= MOST_IDENTITY_BYTES
     )
 
