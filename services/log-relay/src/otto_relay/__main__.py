@@ -21,7 +21,7 @@ def _compose(read: Sequence[msgspec.Struct]) -> Compose:
 
 def main() -> int:
     """Runs the service; returns the exit code."""
-    return launch("otto-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings, "OTTO_KUBE": KubeSettings}, _compose, DEFAULTS)
+    return launch("log-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings, "OTTO_KUBE": KubeSettings}, _compose, DEFAULTS)
 
 
 if __name__ == "__main__":

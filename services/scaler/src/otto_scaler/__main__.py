@@ -34,7 +34,7 @@ def main() -> int:
         description="Runs Ottoscaler's scaler. Everything is set by OTTO_*, OTTO_SCALER_* and OTTO_KUBE_* environment variables.",
     )
     parser.parse_args()
-    return launch("otto-scaler", {"OTTO": RuntimeSettings, "OTTO_SCALER": Settings, "OTTO_KUBE": KubeSettings}, _compose)
+    return launch("scaler", {"OTTO": RuntimeSettings, "OTTO_SCALER": Settings, "OTTO_KUBE": KubeSettings}, _compose)
 
 
 if __name__ == "__main__":
