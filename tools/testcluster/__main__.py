@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from testcluster import clients, images, life, place, programs
+from testcluster import clients, enforcer, images, life, place, programs
 from testcluster.kind import Cluster
 from testcluster.steps import ClusterError
 
@@ -22,6 +22,8 @@ def main() -> int:
                 print(images.base())
             case "kwok":
                 print(programs.kwok())
+            case "enforcer":
+                print(enforcer.directory())
             case "up":
                 life.up(here, given.nodes)
                 print(f"The cluster {here.name} is up; `make cluster-shell` has kubectl, helm and kind for it", file=sys.stderr)
@@ -65,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     load.add_argument("--archive", type=Path, help="a file as docker save writes it")
     commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
     commands.add_parser("kwok", help="print where kwok is, which makes nodes and pods that need no machine; built if need be")
+    commands.add_parser("enforcer", help="print where the directory is that lets a node keep network policies; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)
     return parser.parse_args()

@@ -34,7 +34,7 @@ def base() -> Path:
 
 def _base() -> Path:
     def make(target: Path) -> None:
-        rootfs = _debian(target / "rootfs.tar", "minbase", PYTHON_PACKAGES)
+        rootfs = debian(target / "rootfs.tar", "minbase", PYTHON_PACKAGES)
         archives.write(target / "base.tar", [Image([BASE], [rootfs], {"Cmd": ["python3"]})])
 
     return part("base", [SUITE, *PYTHON_PACKAGES, *UNREAD, BASE, Path(archives.__file__)], make)
@@ -64,7 +64,7 @@ def _make_node(target: Path) -> None:
     images = _cluster_images(target, kind)
     given = map(str, [kind / "images/base/files", gathered, images, storage, programs.kubernetes_version()])
     furnish = f'{shlex.quote(str(NODE / "furnish"))} "$1" {shlex.join(given)}'  # mmdebstrap says as $1 where the root is
-    rootfs = _debian(target / "rootfs.tar", "minbase", NODE_PACKAGES, f"--customize-hook={furnish}")
+    rootfs = debian(target / "rootfs.tar", "minbase", NODE_PACKAGES, f"--customize-hook={furnish}")
     images.unlink()
     shutil.rmtree(gathered)
     config = {
@@ -90,7 +90,7 @@ def _cluster_images(target: Path, kind: Path) -> Path:
             raise ClusterError(f"kubeadm lists {found} for {words}")
         return found
 
-    proxy_base = _debian(target / "proxy.tar", "extract", PROXY_PACKAGES)
+    proxy_base = debian(target / "proxy.tar", "extract", PROXY_PACKAGES)
     servers = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
     links = {f"usr/local/bin/{name}": "kubernetes" for name in (*servers, "kube-proxy")}
     kubernetes = archives.layer(target / "kubernetes.tar", {"usr/local/bin/kubernetes": programs.kubernetes(), **links})
@@ -120,7 +120,7 @@ def _storage_manifest(kind: Path) -> str:
     return found[1].replace("` + storageProvisionerImage + `", STORAGE).replace("` + storageHelperImage + `", HELPER)
 
 
-def _debian(target: Path, variant: str, packages: Sequence[str], *options: str) -> Path:
+def debian(target: Path, variant: str, packages: Sequence[str], *options: str) -> Path:
     """A Debian root file system as a tar file; whatever is mounted for it vanishes with its making, also with one that is killed."""
     apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     include = f"--include={','.join(packages)}"

@@ -63,6 +63,11 @@ def kwok() -> Path:
     return _built("kwok", ["tool"]) / "kwok"
 
 
+def kube_router() -> Path:
+    """What keeps the network policies of a node, for tests of them: the network of these clusters' pods keeps none."""
+    return _built("kube-router", ["."]) / "kube-router"
+
+
 def pause() -> Path:
     """The process that holds a pod's namespaces: waits, and reaps what is left to it."""
     source = Path(__file__).with_name("node") / "pause.c"
