@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .installation import CommandError, said
+from .installation import said
 
 TOOLS = Path(__file__).parents[2] / "tools"
 UNTIL_SECONDS = 240
@@ -47,11 +47,7 @@ class Node:
     @property
     def ours(self) -> bool:
         """Whether it is a container that we may do things to."""
-        try:
-            asked = subprocess.run(["docker", "inspect", self.name], capture_output=True, timeout=60, check=False)
-        except FileNotFoundError:
-            return False
-        return asked.returncode == 0
+        return self._succeeds("docker", "inspect", self.name)
 
     @property
     def ready(self) -> bool:
@@ -90,15 +86,19 @@ class Node:
         if self.name not in names() and state in {"paused", "running"}:
             said("docker", "exec", self.name, "systemctl", "restart", "kubelet")  # which registers its node only when it starts
         until(lambda: self.name in names())
-        if self._has_our_network():
+        if self.has_our_network:
             said(sys.executable, "-m", "testcluster", "connect", directory=TOOLS)
         until(lambda: self.ready)
         until(lambda: not get("node", self.name)["spec"].get("taints"))
 
-    def _has_our_network(self) -> bool:
+    @property
+    def has_our_network(self) -> bool:
         """Not a plugin's that looks after itself."""
+        return self._succeeds("docker", "exec", self.name, "test", "-e", "/etc/pod-routes")
+
+    @staticmethod
+    def _succeeds(*command: str) -> bool:
         try:
-            said("docker", "exec", self.name, "test", "-e", "/etc/pod-routes")
-        except CommandError:
+            return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+        except FileNotFoundError:
             return False
-        return True

@@ -87,9 +87,11 @@ class Installation:
         command = ("ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container)
         return bool(container) and subprocess.run([*on_node, *command], capture_output=True, timeout=60, check=False).returncode == 0
 
-    def upgrade(self, *sets: str) -> None:
-        """Helm upgrade with some values more, back with all pods ready."""
-        said(*_helm("upgrade", self.namespace), "--reuse-values", *(word for value in sets for word in ("--set", value)))
+    def upgrade(self, *sets: str, **values: Any) -> None:
+        """Helm upgrade with some values more, as `--set` takes them or by their names, back with all pods ready."""
+        given = [word for value in sets for word in ("--set", value)]
+        given += [word for name, value in values.items() for word in ("--set-json", f"{name}={json.dumps(value)}")]
+        said(*_helm("upgrade", self.namespace), "--reuse-values", *given)
 
     def rollback(self) -> None:
         """Helm rollback to the revision before, back with all pods ready."""
