@@ -293,6 +293,13 @@ async def test_a_cluster_without_the_crd(release: FakeRelease) -> None:
     assert failed["crd"].remedy == "kubectl apply --server-side --force-conflicts -f charts/ottoscaler/crds"
 
 
+async def test_a_large_disk_that_others_fill_has_room_enough(release: FakeRelease) -> None:
+    """Little of it is free, and more than the lines that may still be kept need: that is no reason for a warning."""
+    release.spool(free=20 * GIB, disk=250 * GIB)
+    findings, _ = await release.doctor()
+    assert [finding.level for name, finding in findings if name == "spool"] == [Level.OK]
+
+
 async def test_runs_of_another_release_are_not_looked_at(release: FakeRelease) -> None:
     """Two releases may share a namespace; each has its own runs."""
     release.run("theirs", {"state": "Refused"}, labels={"ottoscaler.io/instance": "another"})

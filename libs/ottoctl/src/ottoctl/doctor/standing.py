@@ -15,7 +15,7 @@ LATE_SECONDS = 30.0
 SLOW_SECONDS = 60.0
 """A run that nobody has begun, or a deleted one that is still there, is worth a word after this."""
 LITTLE = 0.1
-"""Share of the relay's disk that is free, below which somebody should know."""
+"""Share of the relay's disk that is free, below which somebody should know, unless all that may still be kept fits nevertheless."""
 SHOWN = 20
 
 
@@ -129,7 +129,7 @@ async def spool(case: Case) -> list[Finding]:
     )
     if free < NO_BYTES:
         return [fail(f"the relay's disk is full: {words}", remedy)]
-    return [warn(words, remedy)] if free < LITTLE * whole else [ok(words)]
+    return [warn(words, remedy)] if free < min(LITTLE * whole, limit - kept) else [ok(words)]
 
 
 async def runs(case: Case) -> list[Finding]:
