@@ -39,16 +39,39 @@ BUILD := PYTHONPATH=tools python tools/images.py $(IMAGES) --registry $(REGISTRY
 images: setup ## Build the images with docker, podman or buildah, and say how large they are (ENGINE=, BASE=, REGISTRY=, PUSH=1, WORKSHOP=1)
 	@$(BUILD) $(if $(PUSH),--push) $(if $(WORKSHOP),--workshop)
 
-install: setup ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
-	@$(BUILD) --workshop
-	@tools/load-images
+install: build ## Build, load and install on the cluster of cluster-up, or upgrade there (ARGS="--set scaler.replicas=2")
 	@tools/install $(ARGS)
 
 demo-cluster: setup ## Run a pipeline of this repository at HEAD as pods of that installation, live; ends with the pipeline's exit code
 	@$(CLUSTER) run tools/demo-cluster
 
-##@ Share it
-.PHONY: setup-user remove-user
+##@ Change it on Kubernetes
+.PHONY: tilt tilt-down build deploy logs forward setup-user remove-user
+tilt: setup clients $(if $(shell command -v tilt),,$(BIN)/tilt) ## Tilt on the cluster of cluster-up: what is saved runs in its pod seconds later (NAMESPACE=ottoscaler-dev, PORT=9090)
+	@$(BUILD) --workshop
+	@tools/load-images
+	@$(CLUSTER) run tools/tilt up
+
+tilt-down: setup clients $(if $(shell command -v tilt),,$(BIN)/tilt) ## Remove what Tilt has installed (NAMESPACE=ottoscaler-dev)
+	@$(CLUSTER) run tools/tilt down
+
+$(BIN)/tilt: tools/testcluster/go/tilt/go.mod | setup
+	@ln -sf "$$($(CLUSTER) tilt)" $@
+
+build: setup ## Build the images and load them into the cluster of cluster-up
+	@$(BUILD) --workshop
+	@tools/load-images
+
+deploy: setup ## Install what build has built, or upgrade to it (NAMESPACE=ottoscaler, ARGS="--set scaler.replicas=2")
+	@tools/install $(ARGS)
+
+logs: setup ## Follow what the services say there
+	@$(CLUSTER) run kubectl --namespace "$${NAMESPACE:-ottoscaler}" logs --follow --prefix --max-log-requests 20 --tail 20 \
+	  --selector 'app.kubernetes.io/part-of=ottoscaler,app.kubernetes.io/component!=worker'
+
+forward: setup ## Have 127.0.0.1:9090 of this machine lead to the front door there (PORT=9090, NAMESPACE=ottoscaler)
+	@$(CLUSTER) forward "$${PORT:-9090}" --namespace "$${NAMESPACE:-ottoscaler}" --selector app.kubernetes.io/component=front-door
+
 setup-user: setup clients ## A namespace, a quota, a kubeconfig and values for one of those who share the cluster of cluster-up (USER_NAME=mia)
 	@$(CLUSTER) run tools/user setup $(or $(USER_NAME),$(error setup-user needs USER_NAME=name))
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("scaler", "pipeline-executor", "log-relay", "ottoctl", "front-door")
+SERVICES = {"scaler": "otto_scaler", "pipeline-executor": "otto_executor", "log-relay": "otto_relay"}
+"""What each service's image runs."""
 VALUES = {"scaler": "scaler", "pipeline-executor": "executor", "log-relay": "relay", "ottoctl": "test", "front-door": "frontDoor"}
 """Which part of the chart's values an image belongs to."""
 WORKSHOP = "workshop"
@@ -97,6 +99,15 @@ def _squashed(archive: str) -> str:
 def build(program: str, on: str, target: str, registry: str) -> Image:
     """Builds one image and names it by its id."""
     began = time.monotonic()
+    number = built(program, on, target)
+    name = f"{registry}/{target}:{number[:12]}"
+    for called in (name, f"{registry}/{target}:latest"):
+        said(program, "tag", number, called)
+    return Image(target, name, time.monotonic() - began)
+
+
+def built(program: str, on: str, target: str, **parameters: str) -> str:
+    """Builds a target of the Dockerfile, with values for its ARGs; what the engine calls the image then."""
     # `buildah build` and `podman build` are the same; both know what a plain `docker build` does not need.
     own = ["--layers", "--format", "docker", "--timestamp", "0"] if program != "docker" else []
     if program == "buildah":
@@ -104,15 +115,12 @@ def build(program: str, on: str, target: str, registry: str) -> Image:
     if program != "docker" and BUNDLE.exists():  # as behind any company proxy: whom this machine trusts, the build trusts
         own += ["--volume", f"{BUNDLE}:{BUNDLE}:ro"]
     index = os.environ.get("PIP_INDEX_URL")
-    arguments = ["--build-arg", f"BASE={on}", *(["--build-arg", f"PIP_INDEX_URL={index}"] if index else [])]
+    parameters |= {"BASE": on} | ({"PIP_INDEX_URL": index} if index else {})
+    arguments = [word for name, value in parameters.items() for word in ("--build-arg", f"{name}={value}")]
     with tempfile.NamedTemporaryFile("r") as told:  # by the engine, of this very build: another checkout may build the same target now
         own += ["--iidfile", told.name]
         said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--file", "services/Dockerfile", ".")
-        number = told.read().strip().removeprefix("sha256:")
-    name = f"{registry}/{target}:{number[:12]}"
-    for called in (name, f"{registry}/{target}:latest"):
-        said(program, "tag", number, called)
-    return Image(target, name, time.monotonic() - began)
+        return told.read().strip().removeprefix("sha256:")
 
 
 def saved(program: str, image: Image, directory: Path) -> Path:
@@ -123,12 +131,17 @@ def saved(program: str, image: Image, directory: Path) -> Path:
             older.unlink()
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
-        if program == "buildah":
-            said("buildah", "push", "--quiet", image.name, f"docker-archive:{part}:{image.name}")
-        else:
-            said(program, "save", "--output", str(part), image.name)
+        save(program, image.name, part)
         part.replace(path)
     return path
+
+
+def save(program: str, name: str, path: Path) -> None:
+    """An image as a file, which must not be there yet."""
+    if program == "buildah":
+        said("buildah", "push", "--quiet", name, f"docker-archive:{path}:{name}")
+    else:
+        said(program, "save", "--output", str(path), name)
 
 
 def values(images: Sequence[Image]) -> str:

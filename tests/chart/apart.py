@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from .envoy import free_port
+from ..ports import free_port
 
 MODULES = {"scaler": "otto_scaler", "pipeline-executor": "otto_executor", "log-relay": "otto_relay"}
 END_SECONDS = 60.0

@@ -4,15 +4,14 @@ import asyncio
 import http.client
 import json
 import os
-import random
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..ports import free_port
 from .rendering import BIN, objects, one
 
 START_SECONDS = 30.0
@@ -27,15 +26,6 @@ def configuration(*arguments: str) -> dict[str, Any]:
 def program() -> str:
     """Envoy from the wheel."""
     return str(BIN / "envoy")
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and none that the kernel gives to others meanwhile: those begin at 32768."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class FrontDoor:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, GetPipelineRe
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
 from ottoscaler.v1.stage_pb2 import StageStatus
 
+from ..ports import free_port
 from .conftest import Standalone, ottoctl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
@@ -48,12 +48,6 @@ def bad(findings: Findings, check: str) -> Finding:
     (finding,) = [finding for name, finding in findings if name == check and finding.level is not Level.OK]
     assert finding.remedy
     return finding
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 async def local_case(address: str, **environ: str) -> AsyncIterator[Case]:

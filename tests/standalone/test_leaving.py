@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..ports import free_port
 from .conftest import Standalone, end_workers, ottoctl
 
 pytestmark = pytest.mark.slow
@@ -81,12 +82,3 @@ async def test_ctrl_c_in_make_run_leaves_nothing_behind(tmp_path: Path) -> None:
         if process.returncode is None:
             process.kill()
         await end_workers(tmp_path)
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

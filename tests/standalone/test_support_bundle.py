@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ..ottoctl.bundles import data, files, leaks
+from ..ports import free_port
 from .conftest import Standalone, ottoctl, serving
-from .test_doctor import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 PLANTED = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..chart.envoy import free_port
+from ..ports import free_port
 
 START_SECONDS = 120.0
 PATIENCE = 240.0

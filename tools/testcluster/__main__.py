@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from testcluster import clients, enforcer, images, life, place, programs
+from testcluster import clients, enforcer, forward, images, life, place, programs
 from testcluster.kind import Cluster
 from testcluster.steps import ClusterError
 
@@ -24,6 +24,8 @@ def main() -> int:
                 print(programs.kwok())
             case "enforcer":
                 print(enforcer.directory())
+            case "tilt":
+                print(programs.tilt())
             case "up":
                 life.up(here, given.nodes)
                 print(f"The cluster {here.name} is up; `make cluster-shell` has kubectl, helm and kind for it", file=sys.stderr)
@@ -41,6 +43,8 @@ def main() -> int:
                 life.connect(life.found(here))
             case "run":
                 life.found(here).become(given.words)
+            case "forward":
+                forward.forward(life.found(here), given.port, given.namespace, given.selector)
             case "load" if given.archive:
                 life.load_archive(life.found(here), given.archive)
             case "load":
@@ -62,12 +66,17 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser("connect", help="give a node that has joined again the network of its pods")
     run = commands.add_parser("run", help="run a command that reaches it")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="command")
+    to = commands.add_parser("forward", help="hand what comes to a port of this machine's loopback on to a Service with a node port")
+    to.add_argument("port", type=int)
+    to.add_argument("--namespace", required=True)
+    to.add_argument("--selector", required=True, help="labels of the Service")
     load = commands.add_parser("load", help="make an image known to its nodes").add_mutually_exclusive_group(required=True)
     load.add_argument("--image", help="of its engine")
     load.add_argument("--archive", type=Path, help="a file as docker save writes it")
     commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
     commands.add_parser("kwok", help="print where kwok is, which makes nodes and pods that need no machine; built if need be")
     commands.add_parser("enforcer", help="print where the directory is that lets a node keep network policies; built if need be")
+    commands.add_parser("tilt", help="print where the program tilt is; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)
     return parser.parse_args()

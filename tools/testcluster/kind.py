@@ -53,7 +53,9 @@ class Cluster:
         tools = part("clients", [clients.PIN, Path(clients.__file__)], clients.install)
         built = [] if shutil.which("kind") and not self.own else [str(programs.kind().parent)]
         path = os.pathsep.join([str(tools), *built, os.environ.get("PATH", os.defpath)])
-        reach = engine.docker(self.place) if self.own else {}
+        # Where packages can be fetched from: whoever called this waits there, and `nsenter` with this file leads to it.
+        outside = os.environ.get("OTTO_OUTSIDE") or f"/proc/{os.getppid()}/ns/net"
+        reach = {**engine.docker(self.place), "OTTO_OUTSIDE": outside} if self.own else {}
         return {
             **reach,
             "PYTHONPATH": "",

@@ -1,7 +1,9 @@
 """The programs that are built here, each from the Go modules that its directory under go/ pins."""
 
+import inspect
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +70,25 @@ def kube_router() -> Path:
     return _built("kube-router", ["."]) / "kube-router"
 
 
+def tilt() -> Path:
+    """The program that keeps a cluster in step with the files that are worked on.
+
+    Its module comes without web pages, and without any it fetches tools to build them: it gets one that only has a title.
+    """
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:  # with the sources of all modules, as those in Go's own cache can't be added to
+            for file in (GO / "tilt").iterdir():
+                shutil.copy(file, scratch)
+            _check_go()
+            run(["go", "mod", "vendor"], cwd=Path(scratch), env=_settings(cgo=False))
+            page = Path(scratch, "vendor/github.com/tilt-dev/tilt/pkg/assets/build/index.html")
+            page.write_text("<!doctype html><title>Tilt</title>The pages are not here; `tilt get uiresources` tells what they would.")
+            _build(Path(scratch), target, ["tool"], "-mod=vendor", cgo=True)
+
+    return part("tilt", [GO / "tilt", inspect.getsource(tilt), LEAN], make) / "tilt"
+
+
 def pause() -> Path:
     """The process that holds a pod's namespaces: waits, and reaps what is left to it."""
     source = Path(__file__).with_name("node") / "pause.c"
@@ -89,12 +110,14 @@ def required(directory: str, module: str) -> str:
 
 def _built(name: str, packages: Sequence[str], *, flags: str = LEAN, tags: str = "", cgo: bool = False) -> Path:
     def make(target: Path) -> None:
-        _check_go()
-        run(
-            ["go", "build", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", f"{target}/", *packages], cwd=GO / name, env=_settings(cgo)
-        )
+        _build(GO / name, target, packages, "-tags", tags, flags=flags, cgo=cgo)
 
     return part(name, [GO / name, flags, tags, str(cgo)], make)
+
+
+def _build(sources: Path, target: Path, packages: Sequence[str], *options: str, flags: str = LEAN, cgo: bool = False) -> None:
+    _check_go()
+    run(["go", "build", "-trimpath", "-ldflags", flags, *options, "-o", f"{target}/", *packages], cwd=sources, env=_settings(cgo))
 
 
 def _settings(cgo: bool) -> dict[str, str]:
