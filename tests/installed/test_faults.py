@@ -14,7 +14,7 @@ from .installation import COMPONENTS, Installation
 from .load import Load
 from .pod_watch import watching_pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 
 PIPELINES = 50
 ROUNDS = 2

@@ -15,7 +15,7 @@ from ..cluster_report import reported
 from ..ports import free_port
 from .installation import IMAGES, ROOT, said
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(3000)]
 BUILD_SECONDS = 1200
 READY_SECONDS = 1000
 

@@ -21,7 +21,7 @@ from .onlooker import attached
 from .pod_watch import watching_leases, watching_pods
 from .test_pipelines import one_stage
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1200)]
 
 OTHERS = ("runtime.log_level=debug", "frontDoor.logLevel=info")
 """Values that change the pods of every component."""
