@@ -1,4 +1,4 @@
-"""`ottoctl doctor` on a real cluster: a healthy release is well, and what is broken is named."""
+"""`ottoctl doctor` and `ottoctl support-bundle` on a real cluster: a healthy release is well, and what is broken is named."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage
 
+from ..ottoctl.bundles import data, files, leaks
 from ..patient_clients import Clients
 from .conftest import Install
 from .installation import CHART, RELEASE, Installation, said
@@ -21,6 +23,10 @@ from .installation import CHART, RELEASE, Installation, said
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 CRD = "pipelineruns.ottoscaler.io"
 CHECKS = ("cluster", "release", "pods", "versions", "permissions", "crd", "quotas", "leases", "front door", "spool", "runs", "health")
+PLANTED = {
+    name: f"{name.replace(' ', '')}-Zq8&{number}+/xy!"
+    for number, name in enumerate(("variable", "script", "config map", "secret", "annotation", "repository", "service", "last words"))
+}
 
 
 async def ottoctl(installation: Installation, *arguments: str) -> tuple[int, str]:
@@ -65,6 +71,36 @@ async def test_a_healthy_release_is_well(installation: Installation) -> None:
     assert set(CHECKS) <= set(found)
     for check in ("permissions", "crd", "quotas", "leases", "front door", "spool", "runs"):
         assert {finding["level"] for finding in found[check]} == {"ok"}, found[check]
+
+
+async def test_a_bundle_of_a_release_has_no_secret(installation: Installation, tmp_path: Path) -> None:
+    """Secrets in whatever a real cluster keeps of a run, its worker and their surroundings; all that helps is there."""
+    values = json.dumps({"key": PLANTED["config map"]}), json.dumps({"key": PLANTED["secret"]})
+    annotation = {"annotations": {"example.com/who": PLANTED["annotation"]}}
+    for kind, field, value in (("ConfigMap", "data", values[0]), ("Secret", "stringData", values[1])):
+        item = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "planted", **annotation}, field: json.loads(value)}
+        installation.kubectl("apply", "--filename", "-", stdin=json.dumps(item))
+    words = f"echo '{PLANTED['last words']}' > /dev/termination-log; : '{PLANTED['script']}'; exit 3"
+    stage = PipelineStage(stage_id="a", command=["sh", "-c"], args=[words], config={"DB": PLANTED["variable"]})
+    ill = PipelineStage(stage_id="b", command=["sh", "-c"], args=["true"], depends_on=["a"])
+    url = f"https://bob:{PLANTED['repository']}@127.0.0.1:1/a.git"
+    pipeline_id = f"ill-{secrets.token_hex(3)}"
+    await Clients(installation).run(PipelineRequest(pipeline_id=pipeline_id, stages=[stage, ill]))
+    await Clients(installation).run(PipelineRequest(pipeline_id=f"{pipeline_id}-url", stages=[stage], repository=url))
+    path = tmp_path / "b.tar.gz"
+    code, output = await ottoctl(installation, "support-bundle", "--file", str(path))
+    assert code == 0, output
+    assert leaks(path, PLANTED) == []
+    found = files(path)
+    assert {pipeline_id, f"{pipeline_id}-url"} <= {run["pipelineId"] for run in data(found, "cluster/runs.json")}
+    assert any("***" in json.dumps(worker) for worker in data(found, "cluster/workers.json"))
+    for name in ("doctor.json", "services/runs.json", "cluster/leases.json", "cluster/crd.json", "cluster/settings/scaler.json"):
+        assert name in found
+    for component in ("scaler", "pipeline-executor", "log-relay", "front-door"):
+        (pod, *_) = (pod["metadata"]["name"] for pod in installation.pods(component))
+        assert f"cluster/metrics/{pod}.txt" in found
+        assert f"cluster/logs/{pod}.log" in found
+    assert data(found, "MANIFEST.json")["missing"] == []
 
 
 @contextmanager

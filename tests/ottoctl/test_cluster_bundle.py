@@ -60,14 +60,14 @@ def plant(release: FakeRelease) -> None:
         "labels": {"app.kubernetes.io/component": "worker", "ottoscaler.io/instance": "otto"},
         "annotations": {
             "example.com/token": known["an annotation"],
-            "ottoscaler.io/pipeline-id": "nightly",
+            "ottoscaler.io/pipeline-id": "nightly-of-2026",
             "kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": known["kubectl's copy"]}),
         },
     }
     container = {
         "name": "worker",
         "image": "debian",
-        "env": [{"name": "DB", "value": known["environment of a worker"]}, {"name": "OTTO_TASK_ID", "value": "t-1"}],
+        "env": [{"name": "DB", "value": known["environment of a worker"]}, {"name": "OTTO_PIPELINE_ID", "value": "nightly-of-2026"}],
         "command": ["sh", "-c", f"curl {known['a command']}"],
         "livenessProbe": {"httpGet": {"httpHeaders": [{"name": "X-Who", "value": known["a header of a probe"]}]}},
     }
@@ -130,7 +130,7 @@ async def test_no_secret_is_in_it(release: FakeRelease, tmp_path: Path) -> None:
     assert [asked for asked in release.cluster.requests if "/secrets" in asked.path] == []
     found = files(path)
     (worker,) = data(found, "cluster/workers.json")
-    assert worker["metadata"]["annotations"]["ottoscaler.io/pipeline-id"] == "nightly"
+    assert worker["metadata"]["annotations"]["ottoscaler.io/pipeline-id"] == "nightly-of-2026"
     assert {"name": "DB", "value": "***"} in worker["spec"]["containers"][0]["env"]
     (run,) = data(found, "cluster/runs.json")
     assert run["status"]["stages"][0]["message"] == "can't clone https://***@git.example.com/a.git"

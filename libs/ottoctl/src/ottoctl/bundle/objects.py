@@ -3,7 +3,7 @@
 from typing import Any
 
 from ottoctl.bundle.masking import MASK, Masker, is_sensitive
-from ottoctl.doctor.machine import settings
+from ottoctl.doctor.machine import OWN_VARIABLES, settings
 
 _LEFT_OUT = frozenset({"managedFields", "volumeAttributes", "options"})
 _COMMANDS = frozenset({"command", "args", "httpHeaders"})
@@ -78,7 +78,8 @@ class Objects:
 
     def _variable(self, variable: dict[str, Any]) -> dict[str, Any]:
         name = variable.get("name", "")
-        if "value" not in variable or (name in self._settings and not is_sensitive(name)):
+        ours = name in self._settings or OWN_VARIABLES.fullmatch(name)
+        if "value" not in variable or (ours and not is_sensitive(name)):
             return self.told(variable)  # type: ignore[no-any-return]  # a dict gives one
         return {**variable, "value": self._masker.learn(str(variable["value"]), name)}
 
