@@ -12,7 +12,7 @@ import pytest
 from ..node.script import Script, needs_node, running
 from .conftest import Standalone, serving
 
-pytestmark = [needs_node, pytest.mark.slow]
+pytestmark = [needs_node, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def passes(name: str, standalone: Standalone, folder: Path) -> None:
     """Runs a file of JavaScript tests: all pass, and none of it was a fault of ours."""
     report = folder / "report"
     async with running(name, standalone.address, report=report, OTTO_OLDER_PROTOS=str(folder / "older")) as script:
-        code = await script.ended(timeout=55)
+        code = await script.ended(timeout=280)
     assert code == 0, script.report
     assert re.search(r"pass [1-9]", script.report), script.report
     events = [json.loads(line) for line in standalone.log.read_text().splitlines() if line.startswith("{")]
