@@ -74,20 +74,27 @@ async def test_lines_are_collected_read_and_pushed_below_their_worker(stand: Any
     assert [span.parent for span in named(told, "deliver logs")] == [STAGE, RUN, STAGE, WORKER]
 
 
-async def test_nothing_is_told_where_nobody_listens_or_the_worker_has_no_trace(stand: Any) -> None:
-    """Lines that are pushed bear no trace then."""
-    handler, found = FakeHandler(), list[Span]()
+async def test_lines_that_are_pushed_bear_no_trace_where_nobody_is_told(stand: Any) -> None:
+    """Though their worker has one."""
+    handler = FakeHandler()
     async with handling(handler) as address, stand.relay(handler_address=address):
         stand.log("w").write("one")
         await show(stand, "running")
         await show(stand, "succeeded")
         await until(lambda: len(handler.taken) == 1, 20)
-        assert "traceparent" not in handler.got[0].metadata
-        with telemetry.told_by(lambda _, span: found.append(span), lambda _: True):
-            stand.log("x").write("one")
-            stand.scaler.show("x", "succeeded", traceparent="rubbish")
-            await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="x")), 20)
-    assert [span.parent for span in found if span.parent] == []
+    assert "traceparent" not in handler.got[0].metadata
+
+
+async def test_a_worker_that_has_no_trace_is_below_nothing(stand: Any, told: list[Span]) -> None:
+    """What was sent as its trace may be anything."""
+    handler = FakeHandler()
+    async with handling(handler) as address, stand.relay(handler_address=address):
+        stand.log("x").write("one")
+        stand.scaler.show("x", "succeeded", traceparent="rubbish")
+        await everything(stand.logs.StreamWorkerLogs(WorkerIdentifier(worker_id="x")), 20)
+        await until(lambda: len(handler.taken) == 1, 20)
+    assert [span.parent for span in told if span.parent] == []
+    assert "traceparent" not in handler.got[0].metadata
 
 
 def test_only_what_was_complete_right_before_is_told_again(tmp_path: Path) -> None:
