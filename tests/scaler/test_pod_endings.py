@@ -16,6 +16,8 @@ from otto_scaler.worker import Cause, Owner, SecretVariable, State
 from .conftest import PodsRig, pods_rig, script, spec, until
 
 LONG = ("sleep", "300")
+NODE_AWAY = {"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]}
+"""What the node controller makes of a pod whose node does not answer."""
 
 
 @pytest.fixture
@@ -175,9 +177,7 @@ async def test_a_worker_that_is_cancelled_on_a_node_that_does_not_answer_ends(po
     wanted = spec(stop_grace=60.0)
     await pods.create(wanted)
     await pods.runs(wanted)
-    pods.cluster.set_status(
-        wanted.identity.name, {"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]}
-    )
+    pods.cluster.set_status(wanted.identity.name, NODE_AWAY)
     await pods.backend.stop(wanted.identity.name, "enough")
     worker = await pods.ends(wanted)
     assert (worker.cause, worker.error) == (Cause.CANCELLED, "enough; its node fake-node does not answer")
@@ -206,9 +206,7 @@ async def test_a_pod_that_is_forced_away_from_a_node_that_does_not_answer_counts
     wanted = spec(command=LONG)
     await pods.create(wanted)
     await pods.runs(wanted)
-    pods.cluster.set_status(
-        wanted.identity.name, {"conditions": [{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]}
-    )
+    pods.cluster.set_status(wanted.identity.name, NODE_AWAY)
     await pods.client.delete(kinds.PODS, wanted.identity.name, grace=0)
     worker = await pods.ends(wanted)
     assert (worker.cause, worker.error) == (Cause.NODE_LOST, "it was deleted when its node fake-node did not answer")

@@ -35,6 +35,7 @@ LONGEST_QUIET_SECONDS = 1.0
 MAX_PENDING_CALLS = 20_000
 """Calls of all connections together that may have come and not been looked at: twice what Envoy passes on to one service. A few KB each."""
 MAX_PENDING_SECONDS = 600
+"""How long they may wait for that."""
 KEEPALIVE_SECONDS = 30.0
 """Silence after which a client is asked whether it is there."""
 KEEPALIVE_TIMEOUT_SECONDS = 20.0

@@ -1,4 +1,4 @@
-"""What becomes of a worker's lines, as spans below the worker's own: that they are stored, and that they are read or pushed. Pure.
+"""What becomes of a worker's lines, as spans below the worker's own: that they are stored, and that they are read or pushed.
 
 Nothing is below these spans, so one that a kill cuts off leaves no gap in its trace.
 """
@@ -11,6 +11,7 @@ from otto_relay.outbox import Outbox
 from otto_relay.worker_log import Facts, WorkerLog
 from otto_runtime import spans
 from otto_runtime.spans import Span
+from otto_runtime.times import nanoseconds
 
 AGAIN_SECONDS = 10.0
 """Lines that were complete so shortly before the last ones of all may not have been told of when their process was killed."""
@@ -24,8 +25,8 @@ def collected(facts: Facts) -> Span:
         context=spans.child(facts.traceparent, "collect logs", facts.worker_id),
         parent=facts.traceparent,
         name="collect logs",
-        start=_nanoseconds(facts.created),
-        end=_nanoseconds(facts.ended),
+        start=nanoseconds(facts.created),
+        end=nanoseconds(facts.ended),
         attributes={**_whose(facts), **spans.given(log_lines=facts.last, log_bytes=facts.size)},
     )
 
@@ -41,7 +42,7 @@ def pushed(outbox: Outbox) -> Span | None:
         context=spans.child(facts.traceparent, "push logs", secrets.token_hex(8)),
         parent=facts.traceparent,
         name="push logs",
-        start=_nanoseconds(began),
+        start=nanoseconds(began),
         end=time.time_ns(),
         attributes={**_whose(facts), **spans.given(log_lines=outbox.position.answered, log_dropped=outbox.dropped)},
     )
@@ -81,7 +82,3 @@ def _whose(facts: Facts) -> dict[str, spans.Value]:
     if facts.pipeline_id:
         told |= {spans.RUN_ID: facts.pipeline_id, spans.TASK_RUN_ID: facts.stage_id}
     return told
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e6) * 1000

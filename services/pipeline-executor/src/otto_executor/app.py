@@ -60,12 +60,11 @@ async def executor_component(
             add_PipelineServiceServicer_to_server(servicer, server)
 
         async def act(ready: Callable[[], None]) -> None:
-            async with known():
-                again = asyncio.create_task(told_again(store, tell_run) if telling() else _nothing(), name="tell spans again")
-                try:
-                    await conductor.run(ready)
-                finally:
-                    await cancelled(again)
+            async with known(), AsyncExitStack() as beside:
+                if telling():
+                    again = asyncio.create_task(told_again(store, tell_run), name="tell spans again")
+                    beside.push_async_callback(cancelled, again)
+                await conductor.run(ready)
 
         yield Component(
             name="pipeline-executor",
@@ -82,10 +81,6 @@ def tell_run(definition: Definition, state: RunState) -> None:
     if telling() and spans.is_sampled(definition.traceparent):
         for span in run_spans(definition, state):
             tell("otto_executor", span)
-
-
-async def _nothing() -> None:
-    return
 
 
 async def _replicas(settings: Settings, kube: KubeSettings, at: Place, stack: AsyncExitStack) -> Replicas:

@@ -18,6 +18,7 @@ from otto_executor.stores import RunStore
 from otto_runtime import spans
 from otto_runtime.spans import Span
 from otto_runtime.tasks import Backoff
+from otto_runtime.times import nanoseconds
 
 log = logging.getLogger(__name__)
 AGAIN_SECONDS = 10.0
@@ -40,17 +41,17 @@ def run_spans(definition: Definition, state: RunState) -> Iterator[Span]:
     """The run, then its stages in their order. Nothing of a run that has not ended, or that belongs to no trace."""
     if state.ended_at is None or not definition.traceparent:
         return
+    failed = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
     told = {
         spans.RUN_ID: definition.pipeline_id,
         spans.PIPELINE_ACTION: "RUN",
-        spans.PIPELINE_RESULT: _run_result(state),
+        spans.PIPELINE_RESULT: _result(state.status, failed),
         **spans.given(triggered_by=definition.triggered_by, stages=len(definition.stages), repeats=definition.repeats),
     }
     named = {spans.PIPELINE_NAME: definition.name} if definition.name else {}
     source = {spans.REPOSITORY: spans.public(definition.repository)} if definition.repository else {}
     if definition.commit_sha:
         source[spans.REVISION] = definition.commit_sha
-    failed = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
     error = state.error if state.status is StageStatus.FAILED else None
     if error is not None:
         told[spans.ERROR_TYPE] = failed.cause.value if failed is not None else spans.FAILURE
@@ -58,8 +59,8 @@ def run_spans(definition: Definition, state: RunState) -> Iterator[Span]:
         context=definition.traceparent,
         parent=definition.parent,
         name=f"RUN {definition.name}" if definition.name else "RUN",
-        start=_nanoseconds(state.created_at),
-        end=_nanoseconds(state.ended_at),
+        start=nanoseconds(state.created_at),
+        end=nanoseconds(state.ended_at),
         attributes={**told, **named, **source},
         links=(definition.repeated,) if definition.repeated else (),
         error=None if error is None else spans.shortened(error),
@@ -93,16 +94,11 @@ def _stage(definition: Definition, spec: StageSpec, stage: StageState, state: Ru
         context=spans.stage(definition.traceparent, definition.pipeline_id, spec.stage_id),
         parent=definition.traceparent,
         name=spec.name or spec.stage_id,
-        start=_nanoseconds(start),
-        end=_nanoseconds(end),
+        start=nanoseconds(start),
+        end=nanoseconds(end),
         attributes=told,
         error=None if failure is None else spans.shortened(failure.words),
     )
-
-
-def _run_result(state: RunState) -> str:
-    failed = state.stages[state.failed_stages[0]].failure if state.failed_stages else None
-    return _result(state.status, failed)
 
 
 def _result(status: StageStatus, failure: Failure | None) -> str:
@@ -112,10 +108,6 @@ def _result(status: StageStatus, failure: Failure | None) -> str:
         if failure.cause in _NOT_THE_WORKS:
             return spans.ERROR
     return _RESULTS.get(status, spans.ERROR)
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e6) * 1000
 
 
 async def told_again(store: RunStore, tell: Callable[[Definition, RunState], None]) -> None:
