@@ -10,13 +10,13 @@ from otto_executor.errors import StoreUnavailableError
 from otto_executor.rerun import Rerun, repetition
 from otto_executor.retry import FailureCause, RetryPolicy
 from otto_executor.run_state import RunState
-from otto_executor.spans import AGAIN_SECONDS, MOST_AGAIN, run_spans, told_again
+from otto_executor.spans import run_spans, told_again
 from otto_executor.stage import RunCondition, StageSpec, StageType
 from otto_executor.stores import StoredRun, Workspace
 from otto_executor.testing.fleet import Fate, Fleet
 from otto_executor.testing.store import MemoryStore
 from otto_runtime import spans
-from otto_runtime.spans import Span
+from otto_runtime.spans import AGAIN_SECONDS, MOST_AGAIN, Span
 
 from .test_conductor import fleet, pipeline, process, run  # noqa: F401  the fixture
 

@@ -8,11 +8,11 @@ import pytest
 
 from otto_relay.files import Files
 from otto_relay.outbox import Outbox
-from otto_relay.spans import MOST_AGAIN, to_tell_again
+from otto_relay.spans import to_tell_again
 from otto_relay.testing import FakeHandler, handling
 from otto_relay.worker_log import Facts, WorkerLog
 from otto_runtime import spans, telemetry
-from otto_runtime.spans import Span
+from otto_runtime.spans import MOST_AGAIN, Span
 from ottoscaler.v1.log_pb2 import BuildIdentifier, WorkerIdentifier
 from ottoscaler.v1.log_streaming_service_pb2 import TailLogsRequest
 from ottoscaler.v1.stage_pb2 import STAGE_COMPLETED, STAGE_RUNNING

@@ -7,8 +7,9 @@ no OpenTelemetry, `otto_runtime.telemetry` hands them on. Names of attributes ar
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 PIPELINE_NAME = "cicd.pipeline.name"
 PIPELINE_ACTION = "cicd.pipeline.action.name"
@@ -41,7 +42,13 @@ _LOGIN = re.compile(r"^([a-z+.-]+://)[^/]*@")
 _MOST_TEXT = 1024
 """Characters of an attribute or of a status: words of a cluster are long, and as many as there are workers wait to be sent."""
 
+AGAIN_SECONDS = 10.0
+"""What ended so shortly before the last process did may not have been told: spans are sent in batches."""
+MOST_AGAIN = 100
+"""How much of it is told again, so that a start sends no flood."""
+
 Value = str | int | float
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,17 @@ def valid(traceparent: str) -> bool:
 def is_sampled(traceparent: str) -> bool:
     """Whether spans of this trace are to be told."""
     return bool(traceparent) and int(traceparent[-2:], 16) & 1 == 1
+
+
+def to_tell_again(ended: Iterable[T], at: Callable[[T], float], since: float | None = None, most: int = MOST_AGAIN) -> list[T]:
+    """What a new process tells once more, with the same ids, as the last one may not have: the newest, in the order of their ends.
+
+    `at` gives an end, in seconds; what ended at `since` or later counts, None: AGAIN_SECONDS before the last of all.
+    """
+    found = sorted(ended, key=at)
+    if found and since is None:
+        since = at(found[-1]) - AGAIN_SECONDS
+    return [one for one in found if since is not None and at(one) >= since][-most:]
 
 
 def public(repository: str) -> str:

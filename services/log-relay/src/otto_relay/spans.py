@@ -13,11 +13,6 @@ from otto_runtime import spans
 from otto_runtime.spans import Span
 from otto_runtime.times import nanoseconds
 
-AGAIN_SECONDS = 10.0
-"""Lines that were complete so shortly before the last ones of all may not have been told of when their process was killed."""
-MOST_AGAIN = 100
-"""Workers of which that is told at a start, so that it sends no flood."""
-
 
 def collected(facts: Facts) -> Span:
     """All lines of a worker are stored."""
@@ -73,8 +68,8 @@ def above(workers: Iterable[WorkerLog], pipeline_id: str = "", stage_id: str = "
 
 def to_tell_again(workers: Iterable[WorkerLog]) -> list[Span]:
     """Of what was complete right before the last process ended."""
-    ended = sorted((known.facts for known in workers if known.ended and known.facts.traceparent), key=lambda facts: facts.ended)
-    return [collected(facts) for facts in ended[-MOST_AGAIN:] if facts.ended >= ended[-1].ended - AGAIN_SECONDS]
+    ended = (known.facts for known in workers if known.ended and known.facts.traceparent)
+    return [collected(facts) for facts in spans.to_tell_again(ended, lambda facts: facts.ended)]
 
 
 def _whose(facts: Facts) -> dict[str, spans.Value]:

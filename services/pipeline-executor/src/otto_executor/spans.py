@@ -21,10 +21,6 @@ from otto_runtime.tasks import Backoff
 from otto_runtime.times import nanoseconds
 
 log = logging.getLogger(__name__)
-AGAIN_SECONDS = 10.0
-"""Runs that ended so shortly before the last of all may not have been sent when their process was killed."""
-MOST_AGAIN = 100
-"""Of those, so that a start sends no flood."""
 AGAIN_TIMEOUT = 30.0
 _RESULTS = {
     StageStatus.COMPLETED: spans.SUCCESS,
@@ -117,8 +113,7 @@ async def told_again(store: RunStore, tell: Callable[[Definition, RunState], Non
         async with asyncio.timeout(AGAIN_TIMEOUT):
             while True:
                 try:
-                    kept = await store.workspaces()
-                    for workspace in [one for one in kept if one.ended_at >= kept[-1].ended_at - AGAIN_SECONDS][-MOST_AGAIN:]:
+                    for workspace in spans.to_tell_again(await store.workspaces(), lambda one: one.ended_at):
                         with suppress(RunUnreadableError):
                             if (record := await store.load(workspace.pipeline_id)) is not None:
                                 tell(record.definition, record.state)

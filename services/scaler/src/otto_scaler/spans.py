@@ -83,9 +83,8 @@ class WorkerSpans:
 
     def begin(self) -> None:
         """All workers are known."""
-        oldest = self._clock() - int(AGAIN_SECONDS * 1e9)
-        ended = [worker for worker in self._fleet.attach(self) if worker.finished and worker.ended >= oldest]
-        for worker in sorted(ended, key=lambda one: one.ended)[-MOST_AGAIN:]:
+        ended = (worker for worker in self._fleet.attach(self) if worker.finished)
+        for worker in spans.to_tell_again(ended, lambda one: one.ended / 1e9, self._clock() / 1e9 - AGAIN_SECONDS, MOST_AGAIN):
             self._told(worker)
 
     def offer(self, change: Change) -> None:
