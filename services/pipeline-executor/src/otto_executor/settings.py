@@ -1,21 +1,15 @@
 """Settings of the pipeline-executor."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from otto_runtime.settings import instance_name
+
 DEFAULTS = {"OTTO_LISTEN": "127.0.0.1:9091", "OTTO_METRICS_LISTEN": "127.0.0.1:9465"}
 """Where the executor listens when it runs apart, so that all three can on one machine."""
-
-_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-
-def _instance(text: str) -> None:
-    if not _INSTANCE.fullmatch(text):
-        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -37,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True):
             description="Kubernetes: name of this installation, as label `ottoscaler.io/instance` on its PipelineRuns. It leaves those "
             "with another name alone; one without the label is taken by the first that sees it."
         ),
-        _instance,
+        instance_name,
     ] = "ottoscaler"
     database: Annotated[
         Path,

@@ -6,13 +6,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+from otto_runtime.settings import instance_name
+
 _QUANTITY = re.compile(r"[1-9][0-9]*([KMGTPE]i?)?")
-
-
-def _instance(text: str) -> None:
-    if not _INSTANCE.fullmatch(text):
-        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
 
 
 def _quantity(text: str) -> None:
@@ -39,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
             description="Kubernetes: name of this installation, as label `ottoscaler.io/instance` on all that it creates. It sees "
             "and touches nothing else, so that two can share a namespace."
         ),
-        _instance,
+        instance_name,
     ] = "ottoscaler"
     worker_template: Annotated[
         str,
