@@ -327,6 +327,23 @@ async def test_a_run_that_can_not_be_understood_harms_no_other(tmp_path: Path) -
     await store.close()
 
 
+async def test_a_file_that_is_taken_away_is_told_until_it_is_back(tmp_path: Path) -> None:
+    """What is written to a file without a name would be gone with the process, so nothing is, and nobody is told that it was."""
+    path = tmp_path / "runs.sqlite"
+    store = await open_store(path)
+    await store.create(record("before"), [])
+    for take_away in (lambda: path.rename(tmp_path / "elsewhere"), lambda: path.write_bytes(b"")):
+        take_away()
+        with pytest.raises(StoreUnavailableError, match=r"taken away from under the service\. Put its file back where it was, or start"):
+            await store.create(record("meanwhile"), [])
+    (tmp_path / "elsewhere").replace(path)
+    await store.create(record("after"), [])
+    await store.close()
+    again = await open_store(path)
+    assert {one.pipeline_id for one in await again.page((), None, 10)} == {"before", "after"}
+    await again.close()
+
+
 async def test_a_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
     """A write that finds no room raises StoreUnavailableError, changes nothing, and works again when there is room."""
     store = await open_store(tmp_path / "runs.sqlite")

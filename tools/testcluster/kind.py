@@ -75,9 +75,15 @@ class Cluster:
         words = [*self.prefix, "env", *command]
         os.execvpe(words[0], words, {**os.environ, **self.environment})  # noqa: S606 - the words are the caller's, and no shell reads them
 
+    def stands(self) -> bool:
+        """Whether its engine answers and has nodes of it, whatever these do."""
+        if not self.place.kubeconfig.exists() or (self.own and not engine.answers(self.place)):
+            return False
+        return bool(self.nodes())
+
     def answers(self) -> bool:
         """Whether the API server is there and says that it is ready."""
-        if not self.place.kubeconfig.exists() or (self.own and not engine.answers(self.place)):
+        if not self.stands():
             return False
         probe = [*self.prefix, "env", "kubectl", "--request-timeout=10s", "get", "--raw", "/readyz"]
         return subprocess.run(probe, env={**os.environ, **self.environment}, capture_output=True, check=False).returncode == 0

@@ -63,13 +63,13 @@ def connect(cluster: Cluster) -> None:
 
 
 def found(place: Place) -> Cluster:
-    """The cluster, which is up.
+    """The cluster, which is up; its API server may be away, which whoever looks into that can't be kept out for.
 
     Raises:
         ClusterError: It is not.
     """
     cluster, whole = _read(place)
-    if cluster is None or not whole or not cluster.answers():
+    if cluster is None or not whole or not cluster.stands():
         raise ClusterError("no cluster of this checkout is up: `make cluster-up`")
     return cluster
 

@@ -34,6 +34,11 @@ FORGET_AT_ONCE = 100
 """Runs deleted by one call of `forget`, so that the loop is not held for long."""
 _KEPT, _CONDEMNED = 1, 2
 """Of workspace_kept, where 0 is gone: it may be taken over, or is about to be deleted."""
+_TAKEN_AWAY = (
+    "was taken away from under the service",
+    "its file was moved or deleted",
+    "Put its file back where it was, or start the service again, which begins a new one if there is none",
+)
 _SHORT = "pipeline_id, created_at, ended_at, status, summary"
 _encode = msgspec.json.Encoder().encode
 _definition = msgspec.json.Decoder(Definition).decode
@@ -187,6 +192,8 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self, *, edge: bool) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        if self._file.taken_away:
+            raise self._unusable(*_TAKEN_AWAY)
         try:
             if edge is not self._full:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if edge else 'NORMAL'}")
@@ -210,11 +217,14 @@ class SqliteStore:
             raise self._failed("read", error) from error
 
     def _failed(self, what: str, error: sqlite3.Error) -> StoreUnavailableError:
-        words, reason = f"the memory of runs can't be {what} now: {in_words(error)}", f"{in_words(error)} ({error})"
+        words = in_words(error)
+        return self._unusable(f"can't be {what} now: {words}", f"{words} ({error})", remedy(error))
+
+    def _unusable(self, what: str, reason: str, remedy: str) -> StoreUnavailableError:
         if not self._failing:
             self._failing = True
             log.error("executor.store.failing", extra={"path": str(self._file.path), "reason": reason})
-        return StoreUnavailableError(words, reason, remedy(error))
+        return StoreUnavailableError(f"the memory of runs {what}", reason, remedy)
 
     def _works(self) -> None:
         if self._failing:

@@ -71,6 +71,14 @@ class OpenFile:
         self.connection = connection
         self._lock = lock
 
+    @property
+    def taken_away(self) -> bool:
+        """Whether the path leads to another file, or to none: what is written then is gone with the process."""
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self._lock))
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Lets go of the file. Only after the connection: closing a descriptor of a file ends SQLite's own locks on it."""
         self.connection.close()
