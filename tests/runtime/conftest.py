@@ -80,6 +80,7 @@ def serve() -> Serve:
         settings: dict[str, Any] | None = None,
         run: Callable[[Ready], Awaitable[None]] = idle,
         public_errors: tuple[type[Exception], ...] = (),
+        begins: tuple[str, ...] = (),
         **handlers: Any,
     ) -> AsyncIterator[Trial]:
         runtime = msgspec.structs.replace(QUIET, **(settings or {}))
@@ -93,7 +94,9 @@ def serve() -> Serve:
         async def root() -> AsyncIterator[Component]:
             generic = grpc.method_handlers_generic_handler(SERVICE, methods)
             try:
-                yield Component("trial", (SERVICE,), lambda server: server.add_generic_rpc_handlers((generic,)), run, public_errors)
+                beginnings = tuple(f"{SERVICE}/{name}" for name in begins)
+                register = lambda server: server.add_generic_rpc_handlers((generic,))  # noqa: E731
+                yield Component("trial", (SERVICE,), register, run, public_errors, begins=beginnings)
             finally:
                 closed.append("root")
 

@@ -82,6 +82,32 @@ async def test_streams_that_are_on_their_way_when_the_stop_comes_end_with_ok(ser
         await trial.ended()
 
 
+async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serve: Serve) -> None:
+    """It says that nothing was done, in what comes first, which proxies repeat; one that is open, and one that only looks, end with OK."""
+    leave = asyncio.Event()
+
+    async def lasts(request: bytes, context: Any) -> bytes:
+        await leave.wait()
+        return b""
+
+    async with serve(begins=("stream_begin",), stream=yields_then_waits, stream_begin=yields_then_waits, unary=lasts) as trial:
+        begun = trial.stream("stream_begin")(b"")
+        assert await begun.read() == b"first"
+        lasting = asyncio.ensure_future(trial.unary()(b""))
+        await asyncio.sleep(0.1)
+        trial.stop.set()
+        assert await ok_end(begun) is grpc.StatusCode.OK
+        late, looking = trial.stream("stream_begin")(b""), trial.stream()(b"")
+        with pytest.raises(grpc.aio.AioRpcError, match="the service is stopping; repeat the call") as refused:
+            await ok_end(late)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("otto-not-acted", "1") in tuple(refused.value.trailing_metadata())
+        assert await ok_end(looking) is grpc.StatusCode.OK
+        leave.set()
+        await lasting
+        await trial.ended()
+
+
 @pytest.mark.parametrize("round_", range(5))
 @pytest.mark.parametrize("style", ["generator", "context.write"])
 async def test_streams_in_the_middle_of_writes_end_with_ok(serve: Serve, style: str, round_: int) -> None:

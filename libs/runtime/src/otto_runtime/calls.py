@@ -11,11 +11,11 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -86,6 +86,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._public: tuple[type[Exception], ...] = (MalformedMessage, NobodyActsError, _DeadlineError, _StoppingError)
         self._running: set[_Call] = set()
         self._elsewhere: dict[str, HandOn] = {}
+        self._beginnings: frozenset[str] = frozenset()
         self.draining = False
         """Whether open streams were told to end."""
         self._came = 0
@@ -95,12 +96,19 @@ class Calls(grpc.aio.ServerInterceptor):
         """Instances of these classes are told to clients in their own words."""
         self._public += errors
 
+    def add_beginnings(self, methods: Iterable[str]) -> None:
+        """Streams of these methods (`service/Method`) are refused during a stop: to end with OK would say that something was begun."""
+        self._beginnings |= frozenset(methods)
+
     def hand_on(self, service: str, hand_on: HandOn) -> None:
         """Calls to this service go where `hand_on` says."""
         self._elsewhere[service] = hand_on
 
     def end_streams(self) -> int:
-        """Ends every open stream with OK, every later one at once, and refuses later unary calls. Returns how many streams were open."""
+        """Ends every open stream with OK, every later one at once, and refuses later unary calls and streams that begin something.
+
+        Returns how many streams were open.
+        """
         self.draining = True
         streams = [call for call in self._running if call.stream and not call.told_to_end]
         for call in streams:
@@ -161,8 +169,7 @@ class Calls(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             async def work() -> Any:
                 if self.draining and not method.startswith(_HEALTH):
-                    context.set_trailing_metadata((NOT_ACTED,))
-                    raise _StoppingError(_STOPPING)
+                    self._refuse(context)
                 answer = await inner(request if read is None else read(request), context)
                 return answer if write is None else write(answer)
 
@@ -174,6 +181,8 @@ class Calls(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> None:
             async def work() -> None:
                 if self.draining:
+                    if method in self._beginnings:
+                        self._refuse(context)
                     return
                 result = inner(request if read is None else read(request), context)
                 if inspect.isawaitable(result):
@@ -185,11 +194,17 @@ class Calls(grpc.aio.ServerInterceptor):
 
         return call
 
+    def _refuse(self, context: Context) -> NoReturn:
+        context.set_trailing_metadata((NOT_ACTED,))
+        raise _StoppingError(_STOPPING)
+
     async def _guarded(self, method: str, context: Context, work: Callable[[], Awaitable[Any]], *, stream: bool) -> Any:
         """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
         task = asyncio.current_task()
         assert task is not None
-        if stream:
+        if stream and not (
+            self.draining and method in self._beginnings
+        ):  # a refusal comes without anything before it, so that proxies repeat it
             await _open(context)
         call = _Call(task, method, stream)
         self._running.add(call)
@@ -301,7 +316,7 @@ class _DeadlineError(Exception):
 
 
 class _StoppingError(Exception):
-    """A unary call came after the streams were told to end."""
+    """A call that would do something came after the streams were told to end."""
 
     grpc_status = "UNAVAILABLE"
 

@@ -66,6 +66,8 @@ class Component:
     """Full names of proto services that other processes serve at this address: reflection describes them too; their code is imported."""
     hand_on: HandOn | None = None
     """Where calls to its services go while another replica acts."""
+    begins: tuple[str, ...] = ()
+    """Methods (`service/Method`) whose streams begin something: one that comes while we stop is refused, as nothing of it was done."""
 
 
 class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
@@ -117,6 +119,7 @@ class Host:
         for component in components:
             component.register(self._server)
             self._calls.add_public_errors(component.public_errors)
+            self._calls.add_beginnings(component.begins)
             if component.hand_on is not None:
                 for name in component.services:
                     self._calls.hand_on(name, component.hand_on)

@@ -66,13 +66,15 @@ async def executor_component(
                     beside.push_async_callback(cancelled, again)
                 await conductor.run(ready)
 
+        service = pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name
         yield Component(
             name="pipeline-executor",
-            services=(pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name,),
+            services=(service,),
             register=register,
             run=part.led(act) if part else act,
             public_errors=(ExecutorError,),
             hand_on=part.hand_on if part else None,
+            begins=(f"{service}/ExecutePipeline",),
         )
 
 
