@@ -1,9 +1,21 @@
 """What a setting may be, in words for whoever sets it: what its type and bounds say, without any word of Python's or msgspec's."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from msgspec import inspect
+
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def instance_name(text: str) -> None:
+    """A check of a setting: what may be the name of an installation, a Kubernetes label that is also a part of other names.
+
+    Raises ValueError.
+    """
+    if not _INSTANCE.fullmatch(text):
+        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
 
 
 def allowed(hint: Any) -> str:

@@ -142,18 +142,6 @@ def _text(default: Any) -> str:
     return str(default)
 
 
-_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-
-def instance_name(text: str) -> None:
-    """A check of a setting: what may be the name of an installation, a Kubernetes label that is also a part of other names.
-
-    Raises ValueError.
-    """
-    if not _INSTANCE.fullmatch(text):
-        raise ValueError(f"{text!r} has to be of lower-case letters, digits and '-', at most 63, and not to begin or end with '-'")
-
-
 def _metrics_address(text: str) -> None:
     if text != "off":
         parse(text)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from otto_runtime.settings import instance_name
+from otto_runtime.allowed import instance_name
 
 DEFAULTS = {"OTTO_LISTEN": "127.0.0.1:9091", "OTTO_METRICS_LISTEN": "127.0.0.1:9465"}
 """Where the executor listens when it runs apart, so that all three can on one machine."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from otto_runtime.settings import instance_name
+from otto_runtime.allowed import instance_name
 
 _QUANTITY = re.compile(r"[1-9][0-9]*([KMGTPE]i?)?")
 
