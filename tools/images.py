@@ -149,7 +149,8 @@ def values(images: Sequence[Image]) -> str:
     lines = []
     for image in images:
         repository, _, tag = image.name.rpartition(":")
-        lines.append(f"{VALUES[image.target]}: {{image: {{repository: {repository}, tag: {tag}}}}}\n")
+        # in quotes, as a tag may look like a number
+        lines.append(f'{VALUES[image.target]}: {{image: {{repository: {repository}, tag: "{tag}"}}}}\n')
     return "".join(lines)
 
 

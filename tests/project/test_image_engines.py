@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER, DEAD, PODMAN, BUILDAH = {"docker": 0}, {"docker": 1}, {"podman": 0}, {"buildah": 0}
@@ -31,3 +32,12 @@ def test_the_first_that_works_builds(tmp_path: Path, there: dict[str, int], name
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT / "tools"), "ENGINE": named}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith(chosen)
+
+
+@pytest.mark.parametrize("tag", ["595279198725", "1234e5678901", "0"])
+def test_a_tag_that_looks_like_a_number_is_one_to_nobody(tag: str) -> None:
+    """A tag is the beginning of a hash, so now and then of digits alone; the chart takes nothing but texts."""
+    script = f"import images\nprint(images.values([images.Image('scaler', 'host:5000/scaler:{tag}', 0.0)]))"
+    environment = {"PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert yaml.safe_load(done.stdout) == {"scaler": {"image": {"repository": "host:5000/scaler", "tag": tag}}}

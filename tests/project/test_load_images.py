@@ -32,7 +32,7 @@ def test_what_a_node_lacks_is_loaded(tmp_path: Path, nodes: list[str], loaded: s
     shutil.copy(ROOT / "tools/load-images", tmp_path / "tools")
     images = tmp_path / ".cache/images"
     images.mkdir(parents=True)
-    lines = [f"a: {{repository: {name.partition(':')[0]}, tag: {name.partition(':')[2]}}}\n" for name in (FIRST, SECOND)]
+    lines = [f'a: {{repository: {name.partition(":")[0]}, tag: "{name.partition(":")[2]}"}}\n' for name in (FIRST, SECOND)]
     (images / "values.yaml").write_text("".join(lines))
     (images / "workshop.yaml").write_text("")
     (tmp_path / "nodes").write_text("\n".join(nodes) + "\n")
