@@ -31,7 +31,10 @@ from .pods import COMPONENT, Floor, Pods, watching
 PORT, METRICS_PORT = 9090, 9464
 WAIT_SECONDS = 300.0
 RUNS = Kind("ottoscaler.io", "v1alpha1", "pipelineruns", "PipelineRun", KubeObject)
-PLAIN = ("workers.workspace.storageClass=",)
+PLAIN = (
+    "workers.workspace.storageClass=",
+    *(f"{part}.resources.requests.cpu=100m" for part in ("scaler", "executor", "relay", "frontDoor")),  # the chart's own, which tests lower
+)
 """Workers have no claims: how fast a provisioner makes them is no figure of ours, and bare pods have none either."""
 
 
