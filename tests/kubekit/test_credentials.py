@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from otto_kubekit.connecting import connect
-from otto_kubekit.errors import ConfigurationError, UnauthorizedError, UnreachableError
+from otto_kubekit.errors import ConfigurationError, UnauthorizedError, UnreachableError, UntrustedError
 from otto_kubekit.kinds import CONFIG_MAPS
 from otto_kubekit.settings import KubeSettings
 from otto_kubekit.testing import FakeCluster
@@ -208,6 +208,22 @@ async def test_an_unknown_authority_is_not_trusted(tls_cluster: FakeCluster, acc
         with pytest.raises(UnreachableError, match="certificate"):
             await client.list(CONFIG_MAPS)
     assert not tls_cluster.requests
+
+
+async def test_a_new_authority_is_read_when_the_server_has_a_certificate_of_it(
+    tls_cluster: FakeCluster, account: Path, stranger: Path
+) -> None:
+    """A cluster that has changed its authority does not lose those who run: the file is replaced under them. What changes something too."""
+    right = (account / "ca.crt").read_bytes()
+    (account / "ca.crt").write_bytes(stranger.read_bytes())
+    environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": tls_cluster.url.rsplit(":", 1)[1]}
+    async with connect(KubeSettings(), environ=environ, service_account=account) as client:
+        with pytest.raises(UntrustedError) as refused:
+            await client.create(CONFIG_MAPS, {"metadata": {"name": "one"}})
+        assert not refused.value.maybe_done
+        (account / "ca.crt").write_bytes(right)
+        await client.create(CONFIG_MAPS, {"metadata": {"name": "one"}})
+        assert [one.metadata.name for one in (await client.list(CONFIG_MAPS)).items] == ["one"]
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "namespace"])

@@ -14,6 +14,7 @@
     │  ├─ ThrottledError      429 for longer than the call's deadline; `retry_after` has the server's wish
     │  └─ ServerError         5xx
     ├─ UnreachableError       no answer: refused, reset, cut off, a failed TLS handshake or name lookup
+    │  └─ UntrustedError      nothing was sent: the server's certificate is of no authority that we know
     ├─ DeadlineError          no answer within the call's deadline
     ├─ StalledError           an open stream has been silent for longer than is healthy
     ├─ FencedError            a change that must not be made now, because another replica may act; it was not sent
@@ -134,6 +135,12 @@ class UnreachableError(KubeError):
     """There was no answer, or it broke off."""
 
     maybe_done = True
+
+
+class UntrustedError(UnreachableError):
+    """Nothing was sent: who answers has no certificate of an authority that we know."""
+
+    maybe_done = False
 
 
 class DeadlineError(KubeError):

@@ -27,6 +27,7 @@ from otto_kubekit.errors import (
     ThrottledError,
     UnauthorizedError,
     UnreachableError,
+    UntrustedError,
     answered,
 )
 
@@ -170,10 +171,12 @@ class Transport:
     async def _opened(
         self, what: str, method: str, path: str, query: Query, body: bytes | None, content_type: str
     ) -> aiohttp.ClientResponse:
-        """An answer that is no error. One that says "who are you" is asked once more with credentials that were read again."""
+        """An answer that is no error. A server that does not know us, or whom we don't know (any more), is asked once more with credentials
+        that were read again: what a kubelet, or whoever keeps a kubeconfig, has replaced.
+        """
         try:
             return await self._sent(what, method, path, query, body, content_type)
-        except UnauthorizedError:
+        except (UnauthorizedError, UntrustedError):
             await self._identity.renew()
             return await self._sent(what, method, path, query, body, content_type)
 
@@ -217,6 +220,8 @@ class _foreign_errors:  # noqa: N801 - reads as a statement: with _foreign_error
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+            raise UntrustedError(f"{self._what}: {error!s} ({type(error).__name__})") from error
         if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | ssl.SSLError | OSError) and not isinstance(
             error, TimeoutError
         ):
