@@ -192,46 +192,50 @@ async def test_a_killed_service_is_back_at_the_same_address(tmp_path: Path) -> N
         await door.scaler.GetWorkerStatus(ottoscaler_service_pb2.WorkerStatusRequest(), timeout=20)
 
 
-class Stopping(pipeline_service_pb2_grpc.PipelineServiceServicer):
-    """A service that is in the middle of its stop for the first calls."""
+class Stopping(grpc.aio.ServerInterceptor):
+    """The executor's place taken by a service that is in the middle of its stop for the first calls."""
 
     def __init__(self, refusals: int) -> None:
         self.calls = Calls(RuntimeSettings())
         self.calls.add_beginnings([f"{EXECUTOR}/ExecutePipeline"])
-        self.came: list[str] = []
+        self.came = 0
         self._refusals = refusals
 
-    async def intercept(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        """Before the service's own interceptor: counts."""
-        if EXECUTOR in details.method:
-            self.came.append(details.method)
-            self.calls.draining = len(self.came) <= self._refusals
-        return await continuation(details)
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Comes before the service's own interceptor, and counts."""
+        if EXECUTOR in handler_call_details.method:
+            self.came += 1
+            self.calls.draining = self.came <= self._refusals
+        return await continuation(handler_call_details)
 
-    async def ExecutePipeline(self, request: Any, context: Any) -> AsyncIterator[pipeline_pb2.PipelineProgress]:  # noqa: N802
-        yield pipeline_pb2.PipelineProgress(pipeline_id=request.pipeline_id)
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """One call that begins something, and one that does not."""
 
-    async def GetPipeline(self, request: Any, context: Any) -> pipeline_service_pb2.GetPipelineResponse:  # noqa: N802
-        if request.pipeline_id == "full":
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is full")
-        return pipeline_service_pb2.GetPipelineResponse()
+        async def execute(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield request
+
+        async def get(request: bytes, context: Any) -> bytes:
+            if b"full" in request:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is full")
+            return b""
+
+        methods: dict[str, Any] = {
+            "ExecutePipeline": grpc.unary_stream_rpc_method_handler(execute),
+            "GetPipeline": grpc.unary_unary_rpc_method_handler(get),
+        }
+        return grpc.method_handlers_generic_handler(EXECUTOR, methods)
 
 
 @asynccontextmanager
-async def behind_a_door(directory: Path, servicer: Stopping) -> AsyncIterator[pipeline_service_pb2_grpc.PipelineServiceStub]:
-    """It serves as the pipeline-executor does, behind Envoy."""
-
-    class Counting(grpc.aio.ServerInterceptor):
-        intercept_service = staticmethod(servicer.intercept)
-
-    server = grpc.aio.server(interceptors=[Counting(), servicer.calls])
-    pipeline_service_pb2_grpc.add_PipelineServiceServicer_to_server(servicer, server)
+async def behind_a_door(directory: Path, service: Stopping) -> AsyncIterator[Any]:
+    """It serves behind Envoy; a stub of it."""
+    server = grpc.aio.server(interceptors=[service, service.calls])
+    server.add_generic_rpc_handlers((service.handlers(),))
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     await checks.set(EXECUTOR, SERVING)
-    addresses = dict.fromkeys(("scaler", "log-relay"), "127.0.0.1:1") | {
-        "pipeline-executor": f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    }
+    addresses = dict.fromkeys(("scaler", "log-relay"), "127.0.0.1:1")
+    addresses["pipeline-executor"] = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
         async with front_door(directory, addresses, *QUICK) as envoy, grpc.aio.insecure_channel(envoy.address) as channel:
@@ -242,23 +246,23 @@ async def behind_a_door(directory: Path, servicer: Stopping) -> AsyncIterator[pi
 
 async def test_what_a_stopping_service_has_not_done_is_sent_again(tmp_path: Path) -> None:
     """Nobody notices that the service was about to go when the call came, be it a stream that begins something or not."""
-    servicer = Stopping(refusals=3)
-    async with behind_a_door(tmp_path, servicer) as executor:
+    service = Stopping(refusals=3)
+    async with behind_a_door(tmp_path, service) as executor:
         stream = executor.ExecutePipeline(pipeline_pb2.PipelineRequest(pipeline_id="p"), wait_for_ready=True, timeout=SECONDS)
         assert [message.pipeline_id async for message in stream] == ["p"]
-        assert len(servicer.came) == 4
-        servicer.came.clear()
+        assert service.came == 4
+        service.came = 0
         await executor.GetPipeline(pipeline_service_pb2.GetPipelineRequest(pipeline_id="p"), timeout=SECONDS)
-        assert len(servicer.came) == 4
+        assert service.came == 4
 
 
 async def test_what_a_service_refuses_for_another_reason_is_not_sent_again(tmp_path: Path) -> None:
     """It may have done something, or be no better off for it."""
-    servicer = Stopping(refusals=0)
-    async with behind_a_door(tmp_path, servicer) as executor:
+    service = Stopping(refusals=0)
+    async with behind_a_door(tmp_path, service) as executor:
         with pytest.raises(grpc.aio.AioRpcError, match="the disk is full"):
             await executor.GetPipeline(pipeline_service_pb2.GetPipelineRequest(pipeline_id="full"), wait_for_ready=True, timeout=SECONDS)
-        assert len(servicer.came) == 1
+        assert service.came == 1
 
 
 async def test_more_calls_at_a_time_than_envoy_allows_by_itself(tmp_path: Path) -> None:
