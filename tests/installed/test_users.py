@@ -44,9 +44,8 @@ def users() -> Iterator[tuple[str, str]]:
 
 def installed_by(name: str) -> Installation:
     """A release that somebody has installed with nothing but what was made for them."""
-    sets = ["frontDoor.service.type=NodePort", "frontDoor.service.nodePort=null", f"workers.image={worker_image()}"]
-    words = ["--skip-crds", "--values", str(IMAGES), "--values", str(FILES / f"{name}.values.yaml"), "--wait", "--timeout=240s"]
-    words += [word for value in sets for word in ("--set", value)]
+    values = ["--values", str(IMAGES), "--values", str(FILES / f"{name}.values.yaml"), "--set", f"workers.image={worker_image()}"]
+    words = ["--skip-crds", *values, "--wait", "--timeout=240s"]
     as_user(name, "helm", "install", RELEASE, str(CHART), "--namespace", f"otto-{name}", *words)
     return reached(f"otto-{name}")
 
