@@ -56,6 +56,35 @@ async def test_workers_are_counted_by_state_and_cause_with_the_times_they_waited
         assert not metrics._lives
 
 
+async def test_a_start_is_timed_from_when_there_is_room_until_the_worker_runs() -> None:
+    """The oldest of those that have room and do not run yet is a figure meanwhile; the wait for room counts apart."""
+    clock, registry = Clock(), CollectorRegistry()
+    one, two = (spec("t", index=index, count=2, command=LONG) for index in (1, 2))
+    async with memory_rig(replace(DEFAULT_LIMITS, max_workers=1)) as rig:
+        rig.memory.slow = {one.identity.name, two.identity.name}
+        metrics = WorkerMetrics(rig.fleet, clock)
+        registry.register(metrics)
+        metrics.begin()
+
+        def figures(*names: str) -> list[float | None]:
+            return [registry.get_sample_value(f"otto_scaler_{name}") for name in names]
+
+        await rig.create(one, two, queue=True)
+        clock.now += 4
+        assert figures("oldest_pending_seconds", "oldest_queued_seconds", "worker_start_seconds_count") == [4, 4, 0]
+        rig.memory.begin(one.identity.name)
+        await rig.runs(one)
+        assert figures("oldest_pending_seconds", "worker_start_seconds_sum") == [0, 4]
+        clock.now += 3
+        rig.memory.finish(one.identity.name)
+        await rig.reaches(two, lambda worker: not worker.held)
+        clock.now += 5
+        assert figures("oldest_pending_seconds", "oldest_queued_seconds", "worker_queue_seconds_sum") == [5, 0, 7]
+        rig.memory.begin(two.identity.name)
+        await rig.runs(two)
+        assert figures("oldest_pending_seconds", "worker_start_seconds_count", "worker_start_seconds_sum") == [0, 2, 9]
+
+
 async def test_who_was_there_before_a_restart_waits_from_it_on() -> None:
     """The oldest waits are counted from then; histograms get no wait of which nobody has seen the beginning."""
     clock, registry = Clock(), CollectorRegistry()

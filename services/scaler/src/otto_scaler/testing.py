@@ -21,7 +21,7 @@ class DisconnectedError(BackendError):
 class MemoryBackend:
     """Workers that are only remembered. `true`, `false` and `sh -c "exit N"` end at once; anything else runs until `finish` or a stop.
 
-    What a test does to it (`finish`, `vanish`, `disconnect`) happens at once; like a cluster, it goes on living while nobody observes it.
+    What a test does to it (`begin`, `finish`, `vanish`, `disconnect`) happens at once; like a cluster, it goes on living while nobody observes it.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,8 @@ class MemoryBackend:
         """Why workers of these names are refused."""
         self.faults: dict[str, Exception] = {}
         """What is raised instead of doing anything with workers of these names."""
+        self.slow: set[str] = set()
+        """Names of workers that are pending until `begin`, even if they have room."""
         self.started: list[str] = []
         """Names in the order in which they began to run."""
         self._marked: set[str] = set()
@@ -40,6 +42,19 @@ class MemoryBackend:
         self._uids = 0
 
     # For tests
+
+    def begin(self, name: str) -> None:
+        """The worker runs."""
+        worker = self.workers[name]
+        self.started.append(name)
+        self._set(replace(worker, state=State.RUNNING, held=False, started=time.time_ns(), pending_reason=""))
+        match self.specs[name].command:
+            case ("true",):
+                self.finish(name, 0)
+            case ("false",):
+                self.finish(name, 1)
+            case ("sh", "-c", script) if script.startswith("exit "):
+                self.finish(name, int(script.removeprefix("exit ")))
 
     def finish(self, name: str, code: int = 0) -> None:
         """The worker's command ends."""
@@ -106,14 +121,14 @@ class MemoryBackend:
         reason = "waits for room" if held else ""
         self._set(Worker(spec.identity, str(self._uids), State.PENDING, time.time_ns(), held=held, pending_reason=reason, node="memory"))
         if not held:
-            self._run(name)
+            self._admit(name)
 
     async def start(self, name: str) -> None:
         """See WorkerBackend."""
         await asyncio.sleep(0)
         worker = self.workers.get(name)
         if worker is not None and worker.held and not worker.finished:
-            self._run(name)
+            self._admit(name)
 
     async def stop(self, name: str, reason: str) -> None:
         """See WorkerBackend."""
@@ -146,17 +161,11 @@ class MemoryBackend:
         self._marked.add(workspace)
         self._sweep()
 
-    def _run(self, name: str) -> None:
-        worker = self.workers[name]
-        self.started.append(name)
-        self._set(replace(worker, state=State.RUNNING, held=False, started=time.time_ns(), pending_reason=""))
-        match self.specs[name].command:
-            case ("true",):
-                self.finish(name, 0)
-            case ("false",):
-                self.finish(name, 1)
-            case ("sh", "-c", script) if script.startswith("exit "):
-                self.finish(name, int(script.removeprefix("exit ")))
+    def _admit(self, name: str) -> None:
+        if name in self.slow:
+            self._set(replace(self.workers[name], held=False, pending_reason=""))
+        else:
+            self.begin(name)
 
     def _set(self, worker: Worker) -> None:
         self.workers[worker.name] = worker
