@@ -1,7 +1,9 @@
 """What is counted of the traffic with the API server."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -63,6 +65,34 @@ async def test_lists_and_connections_of_watches_count() -> None:
     assert figure("otto_kube_watch_lists_total", resource="configmaps", why="start") == names["start"] + 1
     assert figure("otto_kube_watch_connections_total", resource="configmaps") == connections + 1
     assert figure("otto_kube_request_throttled_seconds_total") >= waited + 0.1
+
+
+@pytest.mark.parametrize(("why", "code"), [("expired", 410), ("interrupted", 404), ("reconcile", None)])
+async def test_what_only_a_list_shows_is_counted_with_why_it_was_asked_for(why: str, code: int | None) -> None:
+    """A change that comes while no watch can be opened, or whose event is lost; the objects of the first list are no such changes."""
+
+    def figures() -> list[float]:
+        lists = figure("otto_kube_watch_lists_total", resource="configmaps", why=why)
+        return [lists, figure("otto_kube_watch_missed_changes_total", resource="configmaps")]
+
+    async with FakeCluster() as fake, fake.client(timeout=5.0) as client:
+        await client.create(CONFIG_MAPS, {"metadata": {"name": "there"}})
+        before = figures()
+        async with asyncio.timeout(20), aclosing(forever(client, CONFIG_MAPS, Watching(reconcile=0.3), lambda *_: 0.0)) as seen:
+            assert (await first(seen, Synced)).why == "start"
+            assert figures() == before
+            if code is None:
+                fake.faults.lose_events(1)
+            else:
+                fake.faults.answer(code, when=lambda asked: asked.watch)
+            await client.create(CONFIG_MAPS, {"metadata": {"name": "missed"}})
+            assert (await first(seen, Synced)).missed == 1
+    assert figures() == [before[0] + 1, before[1] + 1]
+
+
+async def first(seen: AsyncIterator[Any], kind: type[Any]) -> Any:
+    """The next of this kind that a watch tells."""
+    return await anext(change async for change in seen if isinstance(change, kind))
 
 
 async def synced(client: Client) -> None:

@@ -21,7 +21,8 @@ class DisconnectedError(BackendError):
 class MemoryBackend:
     """Workers that are only remembered. `true`, `false` and `sh -c "exit N"` end at once; anything else runs until `finish` or a stop.
 
-    What a test does to it (`begin`, `finish`, `vanish`, `disconnect`) happens at once; like a cluster, it goes on living while nobody observes it.
+    What a test does to it (`begin`, `finish`, `vanish`, `disconnect`) happens at once; like a cluster, it goes on living while nobody
+    observes it.
     """
 
     def __init__(self) -> None:
