@@ -1,6 +1,6 @@
 """Draws the Grafana dashboard of the chart as SVG, from what a Prometheus has: for docs/, without a Grafana.
 
-python tools/dashboard_picture.py http://127.0.0.1:9090 --seconds 900 --rows "At a glance,Pipelines" > picture.svg
+python tools/dashboard_picture.py http://127.0.0.1:9095 --seconds 900 --rows "At a glance,Pipelines" > picture.svg
 """
 
 import argparse

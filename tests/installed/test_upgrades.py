@@ -15,7 +15,7 @@ from ottoscaler.v1.worker_pb2 import WorkerSpec
 
 from ..patient_clients import Clients
 from .conftest import Install
-from .installation import COMPONENTS, ROOT, Installation, install, said
+from .installation import COMPONENTS, IMAGES, ROOT, Installation, install, said
 from .load import Load
 from .onlooker import attached
 from .pod_watch import watching_leases, watching_pods
@@ -102,13 +102,16 @@ async def used(installation: Installation) -> None:
 
 
 def readme_commands(namespace: str) -> list[list[list[str]]]:
-    """Those for upgrades and those to remove everything, in this namespace; the CRD stays, as others have runs here."""
+    """Those for upgrades and those to remove everything, in this namespace; the CRD stays, as others have runs here, and images are there."""
     section = (ROOT / "README.md").read_text().partition("### Upgrade, roll back, uninstall\n")[2].partition("\n##")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 2
-    in_ours = [block.replace("--namespace ottoscaler", f"--namespace {namespace}").replace(" …", "") for block in blocks]
-    lines = [[shlex.split(line, comments=True) for line in block.splitlines()] for block in in_ours]
-    return [[line for line in block if line[1:3] != ["delete", "crd"]] for block in lines]
+    ours = {"--namespace ottoscaler": f"--namespace {namespace}", "--values .cache/images/values.yaml": f"--values {shlex.quote(str(IMAGES))}"}
+    for said_there, ours_is in ours.items():
+        assert said_there in "".join(blocks)
+        blocks = [block.replace(said_there, ours_is) for block in blocks]
+    lines = [[shlex.split(line, comments=True) for line in block.splitlines()] for block in blocks]
+    return [[line for line in block if line[1:3] != ["delete", "crd"] and line[:2] != ["make", "images"]] for block in lines]
 
 
 def left(namespace: str) -> list[str]:
