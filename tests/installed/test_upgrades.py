@@ -102,11 +102,14 @@ async def used(installation: Installation) -> None:
 
 
 def readme_commands(namespace: str) -> list[list[list[str]]]:
-    """Those for upgrades and those to remove everything, in this namespace; the CRD stays, as others have runs here, and images are there."""
+    """Those for upgrades and those to remove everything, in this namespace. The CRD stays, as others have runs here; images are there."""
     section = (ROOT / "README.md").read_text().partition("### Upgrade, roll back, uninstall\n")[2].partition("\n##")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 2
-    ours = {"--namespace ottoscaler": f"--namespace {namespace}", "--values .cache/images/values.yaml": f"--values {shlex.quote(str(IMAGES))}"}
+    ours = {
+        "--namespace ottoscaler": f"--namespace {namespace}",
+        "--values .cache/images/values.yaml": f"--values {shlex.quote(str(IMAGES))}",
+    }
     for said_there, ours_is in ours.items():
         assert said_there in "".join(blocks)
         blocks = [block.replace(said_there, ours_is) for block in blocks]
