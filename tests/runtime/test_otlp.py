@@ -1,6 +1,7 @@
 """Traces and metrics, seen by an OTLP collector of our own on a loopback port."""
 
 import asyncio
+import shutil
 import signal
 import socket
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
@@ -20,6 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otto_runtime.otlp import MOST_SPANS
 from otto_runtime.spans import is_sampled
 
+from ..kubekit.test_credentials import certificate
 from .processes import started
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -40,8 +43,8 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting(port: int = 0) -> AsyncIterator[Collector]:
-    """A collector that takes everything."""
+async def collecting(port: int = 0, tls: Path | None = None) -> AsyncIterator[Collector]:
+    """A collector that takes everything; behind TLS, if it is given its key and its certificate in one file."""
     collector = Collector()
 
     class Traces(trace_service_pb2_grpc.TraceServiceServicer):
@@ -65,7 +68,11 @@ async def collecting(port: int = 0) -> AsyncIterator[Collector]:
     add_traces(Traces(), server)
     add_metrics: Any = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
     add_metrics(Metrics(), server)
-    collector.address = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    if tls is None:
+        collector.address = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    else:
+        credentials = grpc.ssl_server_credentials([(tls.read_bytes(), tls.read_bytes())])
+        collector.address = f"https://127.0.0.1:{server.add_secure_port(f'127.0.0.1:{port}', credentials)}"
     await server.start()
     try:
         yield collector
@@ -129,6 +136,24 @@ async def test_what_is_exported(tmp_path: Path) -> None:
         assert point.start_time_unix_nano < point.time_unix_nano
         assert collector.metrics["process_resident_memory_bytes"].gauge.data_points[0].as_double > 1e6
         assert collector.services == {"trial"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False], ids=["known authority", "unknown authority"])
+async def test_a_collector_behind_tls_is_one_of_the_authority_that_is_known(tmp_path: Path, known: bool) -> None:
+    """With OTEL_EXPORTER_OTLP_CERTIFICATE it gets spans and metrics; without, it gets nothing, and the log says that."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    both = certificate(tmp_path)
+    environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(both.with_name("ca.crt"))} if known else {}
+    async with collecting(tls=both) as collector, started(tmp_path, OTTO_OTLP_ENDPOINT=collector.address, **environ) as process:
+        await process.serving()
+        await call(process.address, "trace", TRACEPARENT)
+        process.send(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert [span.name for span in collector.spans] == ["test.Trial/trace"] * known
+        assert ("otto_rpc_server_duration_seconds" in collector.metrics) is known
+        assert ("runtime.telemetry_lost" in process.names) is not known
 
 
 UNSAMPLED = (("traceparent", TRACEPARENT[0][1][:-2] + "00"),)
