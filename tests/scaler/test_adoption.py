@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,6 +52,27 @@ async def root(tmp_path: Path) -> AsyncIterator[Path]:
 
 def name(task: str) -> str:
     return worker_name(task, "", "", 1, 1)
+
+
+async def test_a_pid_that_is_a_threads_id_by_now_is_nobodys(root: Path) -> None:
+    """Numbers come again, also as ids of threads; all workers are known as they are, the one with that pid too."""
+    async with process_rig(root) as rig:
+        for task in ("one", "other"):
+            await rig.run(spec(task))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert processes.hold(thread.native_id or 0, lambda _: True) is None
+        (claim,) = root.glob(f"workers/{name('one')}/supervisor")
+        pid, *rest = claim.read_text().split()
+        assert pid != str(thread.native_id)
+        claim.write_text(" ".join([str(thread.native_id), *rest]))
+        async with process_rig(root) as rig:
+            assert [(await rig.ends(name(task))).state for task in ("one", "other")] == [State.SUCCEEDED] * 2
+    finally:
+        over.set()
+        thread.join()
 
 
 async def test_a_running_worker_is_adopted_with_its_true_end(root: Path) -> None:

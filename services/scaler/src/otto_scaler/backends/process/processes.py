@@ -1,6 +1,7 @@
 """Supervisor processes: starting them, recognising them again, following them to their end, and ending what a killed one left behind."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -148,9 +149,7 @@ def hold(pid: int, supervises: Callable[[bytes], bool]) -> Supervisor | None:
     """The supervisor of that pid, if it lives and supervises such a directory. Raises OSError when that can't be told now."""
     if pid <= 0:
         return None
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    if (descriptor := _opened(pid)) is None:
         return None
     try:
         directory = _supervises(pid)
@@ -161,6 +160,19 @@ def hold(pid: int, supervises: Callable[[bytes], bool]) -> Supervisor | None:
         return Supervisor(pid, descriptor, child=False)
     os.close(descriptor)
     return None
+
+
+def _opened(pid: int) -> int | None:
+    """A descriptor of that process; None if there is none of that pid. Raises OSError when that can't be told now.
+
+    The pid of one that has ended may by now be the id of a thread, of which Linux says ENOENT, EINVAL before 6.9 (pidfd_open(2)).
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in {errno.ESRCH, errno.ENOENT, errno.EINVAL}:
+            return None
+        raise
 
 
 def _supervises(pid: int) -> bytes | None:
@@ -214,9 +226,7 @@ def end_leftovers(traces: Collection[Trace]) -> Counter[str]:
 
 def _killed(pid: int, name: str, killed: dict[tuple[int, int], str]) -> bool:
     """Whether a process was still there; it gets SIGKILL then, and is noted by its pid and start time."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    if (descriptor := _opened(pid)) is None:
         return False
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
