@@ -11,7 +11,7 @@ import pytest
 from ottoctl import exit_codes
 from ottoctl.client import made_id
 from ottoctl.contact import Contact
-from ottoctl.words import ServiceError, in_words
+from ottoctl.words import LostError, ServiceError, in_words
 
 
 def status(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
@@ -112,6 +112,53 @@ async def test_a_service_that_can_t_do_it_now_is_believed_at_once() -> None:
         async for _ in Contact("there:1", told.append, 60).lasting(lambda: Refusing(ends, None), lambda _: True):
             pass
     assert told == []
+
+
+class Refused(Stream):
+    """A call that a service takes, and then refuses."""
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        if self._error:
+            raise self._error
+        yield "news"
+
+
+async def test_a_refusal_is_told_once_and_patience_ends() -> None:
+    """What opens a stream is no contact if it is refused right behind that, or a while later, however often: told once, then given up."""
+    told: list[str] = []
+    tries = 0
+    full = status(grpc.StatusCode.UNAVAILABLE, "the memory of runs was taken away")
+
+    def attach() -> Any:
+        nonlocal tries
+        tries += 1
+        return Stream(ended, status(grpc.StatusCode.UNAVAILABLE, "Socket closed")) if tries == 1 else Refused(ended, full)
+
+    ended = asyncio.Event()
+    ended.set()
+    with pytest.raises(LostError, match="was taken away"):
+        async for _ in Contact("there:1", told.append, 2).lasting(attach, lambda _: False):
+            pass
+    assert [words.split(" (")[0] for words in told] == ["lost the connection to there:1"]
+    assert tries > 3
+
+    with pytest.raises(ServiceError, match="can't do that at the moment: the memory of runs was taken away"):
+        async for _ in Contact("there:1", told.append, 60).lasting(lambda: Refused(ended, full), lambda _: False):
+            pass
+
+
+async def test_what_a_service_that_goes_has_not_done_is_asked_again() -> None:
+    """Also at the first call: it says so itself."""
+    not_acted = grpc.aio.Metadata(("otto-not-acted", "1"))
+    going = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), not_acted, "the service is stopping; repeat the call")
+    ended = asyncio.Event()
+    ended.set()
+    calls = iter([Refused(ended, going), Refused(ended, going), Refused(ended, None)])
+    told: list[str] = []
+    words: AsyncIterator[str] = Contact("there:1", told.append, 60).lasting(lambda: next(calls), lambda _: True)
+    heard = [word async for word in words]
+    assert heard == ["news"]
+    assert [line.split(" (")[0] for line in told] == ["lost the connection to there:1", "connected again"]
 
 
 @pytest.mark.parametrize("old", ["p", "p.rerun-0123abcd", "long-" * 50, "긴" * 84, ".rerun-x"])

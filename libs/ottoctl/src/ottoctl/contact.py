@@ -15,6 +15,8 @@ PATIENCE_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 STEADY_SECONDS = 5.0
 """A stream that was open this long has worked, even if nothing was said on it: the next pause is a short one again."""
+OPEN_SECONDS = 0.5
+"""A stream that was open this long was taken, though nothing was said on it: a refusal comes right behind what opens it."""
 T = TypeVar("T")
 
 
@@ -45,7 +47,8 @@ class Contact:
 
         `settle` is asked about every error first: True means that the next `attach` goes on from there. Raises ServiceError for an error
         that is no break, at once if there never was any contact, and LostError when patience is over. A break needs one failed call to
-        show; a connection that merely stalls shows after the keepalive times of `client.connect`.
+        show; a connection that merely stalls shows after the keepalive times of `client.connect`. A service that answers, and refuses,
+        is no contact.
         """
         loop = asyncio.get_running_loop()
         line = object()
@@ -54,37 +57,49 @@ class Contact:
         try:
             while True:
                 began = steady_since = loop.time()
+                before, heard = (known, lost_at), False
                 call = attach()
-                try:
-                    await call.initial_metadata()
+                opening: asyncio.TimerHandle | None = None
+
+                def opened(call: Any = call) -> None:
+                    nonlocal known, lost_at, steady_since
                     if not call.done():
                         known, lost_at, steady_since = True, None, loop.time()
                         self._made(line)
+
+                try:
+                    await call.initial_metadata()
+                    opening = loop.call_later(OPEN_SECONDS, opened)
                     async for message in call:
-                        known, lost_at, delay = True, None, FIRST_PAUSE
+                        known, lost_at, delay, heard = True, None, FIRST_PAUSE, True
                         self._made(line)
                         yield message
                         if is_last(message):
                             return
                     if ends_with_ok:
                         return
-                    why = "it is stopping"
+                    why, refused = "it is stopping", False
                 except grpc.aio.AioRpcError as error:
                     if settle is not None and await settle(error):
                         known = True
                         await asyncio.sleep(FIRST_PAUSE)
                         continue
-                    if not broken(error) or (not known and (never_sent(error) or said_by_service(error))):
+                    refused = said_by_service(error)
+                    if refused and not heard:
+                        known, lost_at = before
+                    if not broken(error) or (not known and (never_sent(error) or refused)):
                         raise in_words(error, self.address) from None
                     known, why = True, short(error)
                 finally:
+                    if opening is not None:
+                        opening.cancel()
                     call.cancel()
                 now = loop.time()
                 lost_at = now if lost_at is None else lost_at
                 left = lost_at + self.patience - now
                 if left <= 0:
                     raise LostError(self.address, self.patience, why)
-                self._break(line, why, steady_since)
+                self._break(line, why, steady_since, refused=refused)
                 delay = FIRST_PAUSE if now - began > STEADY_SECONDS else delay
                 await asyncio.sleep(min(left, random.uniform(delay / 2, delay)))
                 delay = min(delay * 2, LONGEST_PAUSE)
@@ -115,15 +130,16 @@ class Contact:
         finally:
             self._forget(line)
 
-    def _break(self, line: object, why: str, since: float) -> None:
-        """`since`: when the line that broke was made."""
+    def _break(self, line: object, why: str, since: float, *, refused: bool = False) -> None:
+        """`since`: when the line that broke was made; `refused`: by a service that was reached."""
         if not self._lost and since < self._broke_at and line not in self._quiet:
             self._quiet.add(line)
             return
         self._quiet.discard(line)
         if not self._lost:
             self._broke_at = asyncio.get_running_loop().time()
-            self.tell(f"lost the connection to {self.address} ({why}); what runs goes on; trying again for {self.patience:g} s")
+            what = f"Ottoscaler at {self.address} can't do that at the moment" if refused else f"lost the connection to {self.address}"
+            self.tell(f"{what} ({why}); what runs goes on; trying again for {self.patience:g} s")
         self._lost.add(line)
 
     def _made(self, line: object) -> None:

@@ -14,6 +14,10 @@ from ottoctl import exit_codes
 _BREAKS = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection reset", "Socket closed")
 
 
+_MOST_WORDS = 300
+"""Characters of a reason in the middle of a sentence."""
+_NOT_ACTED = ("otto-not-acted", "1")
+"""Trailer of such a refusal."""
 _CORE = (
     "failed to connect", "dns resolution failed", "name resolution", "connection", "socket closed", "broken pipe", "goaway",
     "stream removed", "ping timeout", "keepalive", "cancelling all calls", "transport", "endpoint", "recvmsg", "end of tcp stream",
@@ -65,8 +69,12 @@ def in_words(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
 
 
 def said_by_service(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a service that was reached says that it can't do it now: its disk is full, it is starting."""
+    """Whether a service that was reached says that it can't do it now: its disk is full, it is starting. One that is about to go, and
+    says that it has done nothing of the call, is as good as gone.
+    """
     details = (error.details() or "").lower()
+    if _NOT_ACTED in tuple(error.trailing_metadata() or ()):
+        return False
     return error.code() is grpc.StatusCode.UNAVAILABLE and bool(details) and not any(word in details for word in _CORE)
 
 
@@ -97,4 +105,4 @@ def short(error: grpc.aio.AioRpcError) -> str:
         return "its name can't be resolved"
     if "ping timeout" in details or "keepalive" in details.lower():
         return "it does not answer any more"
-    return details[:200]
+    return details if len(details) <= _MOST_WORDS else details[: _MOST_WORDS - 1] + "…"
