@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -342,6 +343,26 @@ async def test_a_file_that_is_taken_away_is_told_until_it_is_back(tmp_path: Path
     again = await open_store(path)
     assert {one.pipeline_id for one in await again.page((), None, 10)} == {"before", "after"}
     await again.close()
+
+
+@pytest.mark.parametrize("instead", [None, b"somebody else's"], ids=["nothing", "another file"])
+async def test_a_log_that_is_taken_away_costs_nothing(tmp_path: Path, instead: bytes | None) -> None:
+    """What only the write-ahead log held, and what is stored after it is gone, is there for the next process after a `kill -9`."""
+    path, log = tmp_path / "runs.sqlite", tmp_path / "runs.sqlite-wal"
+    store = await open_store(path)
+    await store.create(record("before"), [])
+    log.rename(tmp_path / "elsewhere")
+    if instead is not None:
+        log.write_bytes(instead)
+    await store.create(record("after"), [])
+    await store.create(record("later"), [])
+    (tmp_path / "killed").mkdir()
+    for file in (path, log):
+        shutil.copy(file, tmp_path / "killed" / file.name)
+    again = await open_store(tmp_path / "killed" / path.name)
+    assert {one.pipeline_id for one in await again.page((), None, 10)} == {"before", "after", "later"}
+    await again.close()
+    await store.close()
 
 
 async def test_a_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:

@@ -167,6 +167,10 @@ EXECUTOR: dict[str, Words] = {
         "The memory of runs {path} fails: {reason}. Pipelines wait and go on when it works again",
         "실행 기록 {path} 오류: {reason}. 파이프라인은 복구될 때까지 기다렸다가 이어감",
     ),
+    "executor.store.log_taken_away": Words(
+        "The write-ahead log of the memory of runs {path} was taken away; what it held is stored again",
+        "실행 기록 {path}의 로그 선행 기입(WAL) 파일이 없어져서 그 내용을 다시 저장함",
+    ),
     "executor.store.works_again": Words("The memory of runs {path} works again", "실행 기록 {path} 복구됨"),
     "executor.store.synced": Words("The cluster's PipelineRuns are known: {count}", "클러스터의 PipelineRun {count}개 파악됨"),
     "executor.store.watch_interrupted": Words(

@@ -195,6 +195,8 @@ class SqliteStore:
         if self._file.taken_away:
             raise self._unusable(*_TAKEN_AWAY)
         try:
+            if self._file.log_taken_away:
+                self._begin_log()
             if edge is not self._full:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if edge else 'NORMAL'}")
                 self._full = edge
@@ -209,6 +211,12 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._failed("written", error) from error
         self._works()
+
+    def _begin_log(self) -> None:
+        log.error("executor.store.log_taken_away", extra={"path": str(self._file.path)})
+        self._file.begin_log()
+        self._connection = self._file.connection
+        self._full = True
 
     def _read(self, query: str, values: Sequence[object]) -> list[Any]:
         try:

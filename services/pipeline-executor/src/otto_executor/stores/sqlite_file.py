@@ -70,19 +70,42 @@ class OpenFile:
         self.path = path
         self.connection = connection
         self._lock = lock
+        self._log = path.with_name(f"{path.name}-wal")
+        self._begun_log = _found(self._log)
 
     @property
     def taken_away(self) -> bool:
         """Whether the path leads to another file, or to none: what is written then is gone with the process."""
-        try:
-            return not os.path.samestat(self.path.stat(), os.fstat(self._lock))
-        except OSError:
-            return True
+        there = _found(self.path)
+        return there is None or not os.path.samestat(there, os.fstat(self._lock))
+
+    @property
+    def log_taken_away(self) -> bool:
+        """Whether the write-ahead log, which holds what was stored last, is not where the next process looks for it."""
+        there = _found(self._log)
+        self._begun_log = self._begun_log or there
+        return self._begun_log is not None and (there is None or not os.path.samestat(there, self._begun_log))
+
+    def begin_log(self) -> None:
+        """Takes what only the log holds into the file, as both are open still, and begins another one. Raises sqlite3.Error."""
+        busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise sqlite3.OperationalError("the log can't be taken in now")
+        self.connection.close()
+        self.connection = _connect(self.path)
+        self._begun_log = _found(self._log)
 
     def close(self) -> None:
         """Lets go of the file. Only after the connection: closing a descriptor of a file ends SQLite's own locks on it."""
         self.connection.close()
         os.close(self._lock)
+
+
+def _found(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def in_words(error: sqlite3.Error) -> str:
