@@ -118,6 +118,23 @@ def test_runtime_settings_refuse(variable: str, text: str) -> None:
     assert text in found[0]
 
 
+@pytest.mark.parametrize("password", ["hunter22", "p@ss/w:rd", 'wi\'th "quotes" and\tmore', "http://x"])
+@pytest.mark.parametrize(
+    ("kind", "prefix", "variable"),
+    [
+        (RuntimeSettings, "OTTO", "OTTO_OTLP_ENDPOINT"),
+        (RuntimeSettings, "OTTO", "OTTO_LISTEN"),
+        (RuntimeSettings, "OTTO", "OTTO_UNARY_TIMEOUT"),
+        (ScalerSettings, "OTTO_SCALER", "OTTO_SCALER_WORKER_OTLP_ENDPOINT"),
+    ],
+)
+def test_a_refused_url_is_told_without_its_password(kind: type[msgspec.Struct], prefix: str, variable: str, password: str) -> None:
+    """Whichever variable it was put into; what is behind the password is there still."""
+    (found,) = problems({variable: f"http://usr:{password}@collector:4999/a b"}, kind, prefix)
+    assert found.startswith(f"{variable}='http://***@collector:4999/a b'")
+    assert not any(part in found for part in ("usr", *password.split()))
+
+
 def test_what_needs_more_than_a_bound_is_told_with_the_rest() -> None:
     """Addresses that are none do not wait for numbers to be right, nor for each other; choices and bounds are said in words."""
     environ = {
