@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from ottoctl.bundle.masking import MASK, Masker
+from ottoctl.bundle.settings import effective
 
 SECRET = "Tr0ub4dor&3+x/y"
 
@@ -71,6 +72,16 @@ def test_names_can_be_spared() -> None:
     masker.spare(["ottoscaler"])
     masker.learn("ottoscaler", "WHERE")
     assert masker.text("in ottoscaler") == "in ottoscaler"
+
+
+def test_variables_of_ottoctl_are_no_secrets() -> None:
+    """The address that it was given can be read wherever it stands; a URL's password in one is masked all the same."""
+    masker = Masker()
+    own = {"OTTO_ADDRESS": "ci.example.com:9090", "OTTO_REPOSITORY": "https://bob:correct-horse@git.example.com/a.git"}
+    told = effective({**own, "OTTO_COMPANY": "some-company"}, masker)
+    assert told["not settings"] == ["OTTO_ADDRESS", "OTTO_COMPANY", "OTTO_REPOSITORY"]
+    assert masker.text("ci.example.com:9090 does not answer") == "ci.example.com:9090 does not answer"
+    assert masker.text("at git.example.com: correct-horse of some-company") == f"at git.example.com: {MASK} of {MASK}"
 
 
 @pytest.mark.parametrize("unit", ["token", "a", "://", "QUJD", "%41", "password=", '\\"'])

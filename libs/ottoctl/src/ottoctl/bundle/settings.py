@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ottoctl.bundle.masking import Masker, is_sensitive
-from ottoctl.doctor.machine import settings
+from ottoctl.doctor.machine import OWN_VARIABLES, settings
 
 
 def effective(environ: Mapping[str, str], masker: Masker) -> dict[str, Any]:
-    """By variable: value and whether it was given. What is given and is no setting has its name only, its value is masked everywhere."""
+    """By variable: value and whether it was given. What is given and is no setting has its name only, its value is masked everywhere, but
+    not ottoctl's own: the address that it was given stands in most of what is told.
+    """
     known = settings()
     given = {name: masker.learn(value, name) if is_sensitive(name) else value for name, value in environ.items() if name in known}
     for name, value in environ.items():
-        if name not in known and name.startswith("OTTO_"):
+        if OWN_VARIABLES.fullmatch(name) and not is_sensitive(name):
+            masker.learn_from(value)
+        elif name not in known and name.startswith("OTTO_"):
             masker.learn(value, name)
     return {
         "given": given,
