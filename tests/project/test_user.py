@@ -57,6 +57,7 @@ def test_the_role_holds_what_the_chart_gives_its_services(tmp_path: Path) -> Non
     assert [right for right in wanted if not held(*right)] == []
 
 
+@pytest.mark.slow  # helm, which the pipeline of `make run` does without
 def test_a_release_with_the_values_shares_files_and_can_be_forwarded_to(tmp_path: Path) -> None:
     """The chart takes them; runs have a storage class, and the front door has a node port that no other release has asked for."""
     set_up(tmp_path)
