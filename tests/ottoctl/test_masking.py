@@ -28,6 +28,16 @@ SECRET = "Tr0ub4dor&3+x/y"
         ('{"client_secret": "a \\"b\\" c", "x": 1}', f'{{"client_secret": {MASK}, "x": 1}}'),
         ('"{\\"api_key\\":\\"a b\\",\\"x\\":1}"', f'"{{\\"api_key\\":{MASK},\\"x\\":1}}"'),
         ("GET /a?access_token=abc&x=1", f"GET /a?access_token={MASK}&x=1"),
+        ("mysql --password hunter22 --host db", f"mysql --password {MASK} --host db"),
+        ("login --token 'with space' now", f"login --token {MASK} now"),
+        ("vault -token s.abcdef; --client-secret x", f"vault -token {MASK}; --client-secret {MASK}"),
+        ("--http-pass hunter, --registry-auth abc, --key k", f"--http-pass {MASK}, --registry-auth {MASK}, --key {MASK}"),
+        ('{"command": ["login", "--password", "hunter22", "-v"]}', f'{{"command": ["login", "--password", {MASK}, "-v"]}}'),
+        ('"said \\"--token\\", \\"hunter22\\""', f'"said \\"--token\\", {MASK}"'),
+        ("curl -u bob:hunter22 http://h", f"curl -u bob:{MASK} http://h"),
+        ("curl --user 'bob:hunter22' http://h", f"curl --user 'bob:{MASK}' http://h"),
+        ("the passwd is hunter22.", f"the passwd is {MASK}."),
+        ("the token was 'ab12-cd34'", f"the token was '{MASK}'"),
         ("key -----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- end", f"key {MASK} end"),
         ("ghp_0123456789abcdefghij and AKIA0123456789ABCDEF", f"{MASK} and {MASK}"),
         ("t eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl e", f"t {MASK} e"),
@@ -43,6 +53,19 @@ def test_what_shows_itself_is_masked(text: str, left: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "--token is required, or --token-file /run/token; --password --host",
+        "the password is too short, the token was refused, pre-token work",
+        "docker run -u 1000:1000 -p 8080:80 --monkey business",
+    ],
+)
+def test_what_only_speaks_of_secrets_stays(text: str) -> None:
+    """Sentences about flags and passwords, and flags that look a little like them."""
+    assert Masker().text(text) == text
+
+
+@pytest.mark.parametrize(
     "write", [str, quote, lambda s: quote(s, safe=""), lambda s: base64.b64encode(s.encode()).decode(), lambda s: json.dumps(s)[1:-1]]
 )
 def test_what_was_masked_once_is_masked_everywhere(write: object) -> None:
@@ -52,11 +75,12 @@ def test_what_was_masked_once_is_masked_everywhere(write: object) -> None:
     assert masker.text(f"tried {write(SECRET)} in vain") == f"tried {MASK} in vain"  # type: ignore[operator]  # a function
 
 
-def test_a_password_of_a_url_is_masked_without_its_url_too() -> None:
+def test_a_password_of_a_text_is_masked_without_it_too() -> None:
     """What a text shows is learnt from it, before anything is written."""
     masker = Masker()
     masker.learn_from("https://bob:correct-horse@git.example.com")
-    assert masker.text("said correct-horse") == f"said {MASK}"
+    masker.learn_from("mysql --password battery9staple --token is required")
+    assert masker.text("said correct-horse, is battery9staple") == f"said {MASK}, is {MASK}"
 
 
 def test_each_line_of_a_secret_is_one() -> None:
@@ -84,7 +108,9 @@ def test_variables_of_ottoctl_are_no_secrets() -> None:
     assert masker.text("at git.example.com: correct-horse of some-company") == f"at git.example.com: {MASK} of {MASK}"
 
 
-@pytest.mark.parametrize("unit", ["token", "a", "://", "QUJD", "%41", "password=", '\\"'])
+@pytest.mark.parametrize(
+    "unit", ["token", "a", "://", "QUJD", "%41", "password=", '\\"', "--token ", "-token", "--", "-u a:", "token is ", "token is a"]
+)
 def test_long_texts_take_a_moment(unit: str) -> None:
     """No pattern takes time that grows with the square of the text: what takes a minute so would take hours for a real log."""
     masker = Masker()

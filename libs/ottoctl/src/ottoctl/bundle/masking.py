@@ -18,6 +18,8 @@ LEAST_NAMED, LEAST = 4, 8
 """Characters from which on a value is looked for everywhere: one of a sensitive name, and any other one."""
 MOST = 4096
 _VALUE = r"""\\"(?:(?!\\").)*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"',;&}\])]+"""
+_SPEECH = r"(?:is|was|are|and|or|to|in|of|for|with|not|has|must|can|may|needs?|option|flag)"
+"""What stands behind `--token` in a sentence about it."""
 _FORMS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
@@ -26,6 +28,11 @@ _FORMS = tuple(
         r"""(?P<kept>(?:authorization|cookie)["'\\]{0,2}\s*[:=]\s*["'\\]{0,2})(?P<secret>[^"'\\\r\n]+)""",
         r"(?P<kept>\b(?:bearer|basic)\s+)(?P<secret>[A-Za-z0-9._~+/=-]{6,})",
         rf"""(?P<kept>(?:{_WORDS})[\w.-]{{0,40}}["'\\]{{0,2}}\s*[:=]\s*)(?P<secret>{_VALUE})""",
+        rf"""(?P<kept>(?<![\w-])--?(?:[\w-]{{0,40}}(?:{_WORDS})|(?:[\w-]{{0,40}}-)?(?:auth|key|pass(?:in|out)?)(?![a-z]))"""
+        rf"""(?![\w-]*-(?:file|path|dir)\b)[\w-]{{0,40}}["'\\]{{0,2}},?[ \t]+)(?P<secret>(?!-|{_SPEECH}(?:\s|$))(?:{_VALUE}))""",
+        r"""(?P<kept>(?<![\w-])(?:-u|--(?:proxy-)?user)["'\\]{0,2},?[ \t]+["'\\]{0,2}[a-z_][^\s:"']{0,100}:)(?P<secret>[^\s"'\\]+)""",
+        r"""(?P<kept>\b(?:password|passwd|passphrase|pwd|token|api[_-]?key)[ \t]+(?:is|was)[ \t]+["'\\]{0,2})"""
+        r"""(?P<secret>(?=\S{0,200}[a-z])(?=\S{0,200}[\d!@#$%^&*+=~])[^\s"'\\]{5,200}[^\s"'\\.,;:!?)])""",
         r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}"
         r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|sk-[\w-]{20,})",
     )
