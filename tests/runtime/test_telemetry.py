@@ -1,12 +1,15 @@
 """What a process measures of itself."""
 
 import asyncio
+import urllib.request
 
 import pytest
 from prometheus_client import REGISTRY
 
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.telemetry import LAG_SECONDS, telemetry
+
+from ..ports import free_port
 
 
 def lag() -> tuple[float | None, float | None]:
@@ -34,3 +37,21 @@ async def turns() -> None:
     """Enough of the event loop's for whatever is due to begin and to wait again."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["zz", "1.", '"1.0.0"', "=", "9" * 5000])
+async def test_metrics_in_a_format_that_nobody_knows_are_plain(version: str, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A version that is no number is answered as if nothing had been asked for, and nothing is printed about it."""
+    port = free_port()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": f"{kind};version={version}"})
+
+    def answered() -> tuple[str, bytes]:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=20) as answer:
+            return answer.headers["Content-Type"], answer.read()
+
+    async with telemetry(RuntimeSettings(metrics_listen=f"127.0.0.1:{port}"), "trial"):
+        content_type, text = await asyncio.to_thread(answered)
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"otto_build_info" in text
+    assert "Traceback" not in capfd.readouterr().err

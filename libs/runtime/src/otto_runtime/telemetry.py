@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
+from typing import Any
 
 from opentelemetry import context, propagate, trace
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from otto_runtime import spans
@@ -198,6 +200,7 @@ def _metrics(listen: str) -> Iterator[None]:
             f"OTTO_METRICS_LISTEN={listen}: the address can't be listened on ({error.strerror}). "
             "Choose another one (port 0 takes a free one), or `off`"
         ) from error
+    server.set_app(_whatever_is_accepted(server.get_app()))
     log.info("runtime.metrics_serving", extra={"address": address.dialable(server.server_port)})
     try:
         yield
@@ -205,3 +208,16 @@ def _metrics(listen: str) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+def _whatever_is_accepted(app: Any) -> Callable[[dict[str, Any], Any], Any]:
+    """prometheus_client fails, and prints why, at an Accept with a version that is no number: who sends one gets the plain format."""
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        try:
+            choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        except (TypeError, ValueError):
+            environ = {**environ, "HTTP_ACCEPT": ""}
+        return app(environ, start_response)
+
+    return answer
