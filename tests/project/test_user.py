@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,17 @@ case "$*" in
   *"--filename -"*) cat > applied ;;
   "config view "*) echo '{"clusters": [{"name": "kind", "cluster": {}}]}' ;;
   "create token "*) echo secret ;;
+esac
+"""
+RECORDER = """#!/bin/sh
+echo "$(basename "$0") $*" >> asked
+case "$*" in
+  *jsonpath=*) echo "$OWNER" ;;
+  "get namespace "*) echo "$NAMESPACES" ;;
+  "get pods "*) echo "$EXECUTORS" ;;
+  "get pipelineruns "*) echo pipelinerun/left ;;
+  "list "*) echo otto ;;
+  "delete pipelineruns "*) exit "$STUCK" ;;
 esac
 """
 BUILT = ("values.yaml", "workshop.yaml")
@@ -93,3 +105,64 @@ def test_it_says_how_to_install_and_what_that_still_lacks(tmp_path: Path, ours: 
     assert all((tmp_path / "with" / file).exists() for file in files)
     assert (ROOT / install[4]).samefile(CHART)
     assert build in set_up(tmp_path / "without", ours=ours, built=False).stderr
+
+
+def removed(directory: Path, owner: str = "mia", executors: str = "pod/executor", stuck: bool = False) -> tuple[int, list[str], str]:
+    """How `tools/user remove mia` ends, what it changes, and what it says; the namespace is there, made for somebody or for nobody."""
+    (directory / "tools").mkdir()
+    shutil.copy(ROOT / "tools/user", directory / "tools")
+    (directory / "bin").mkdir()
+    for program in ("kubectl", "helm"):
+        (directory / "bin" / program).write_text(RECORDER)
+        (directory / "bin" / program).chmod(0o755)
+    (files := directory / ".cache/users").mkdir(parents=True)
+    for name in ("mia.kubeconfig", "mia.values.yaml", "leo.kubeconfig"):
+        (files / name).touch()
+    cluster = {"OWNER": owner, "NAMESPACES": "namespace/otto-mia", "EXECUTORS": executors, "STUCK": str(int(stuck))}
+    environment = {**os.environ, **cluster, "PATH": f"{directory / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [directory / "tools/user", "remove", "mia"], env=environment, check=False, capture_output=True, text=True, timeout=60
+    )
+    asked = (directory / "asked").read_text().splitlines()
+    assert all("--namespace otto-mia" in words or "namespace otto-mia" in words for words in asked)
+    return done.returncode, [words for words in asked if words.split()[1] not in {"get", "list"}], done.stderr
+
+
+STOP = "kubectl delete pipelineruns --namespace otto-mia --all --timeout 120s"
+LET_GO = 'kubectl patch --namespace otto-mia --type merge --patch {"metadata": {"finalizers": []}} pipelinerun/left'
+LEAVE = ["helm uninstall --namespace otto-mia --wait otto", "kubectl delete namespace otto-mia --timeout 180s"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "steps"),
+    [
+        ({}, [STOP, *LEAVE]),
+        ({"executors": ""}, [LET_GO, *LEAVE]),
+        ({"stuck": True}, [STOP, LET_GO, *LEAVE]),
+    ],
+    ids=["the executor ends runs", "no executor", "an executor that does not end them"],
+)
+def test_what_runs_is_ended_before_what_would_end_it_is_removed(tmp_path: Path, cluster: dict[str, Any], steps: list[str]) -> None:
+    """Runs, then releases, then the namespace; and the files of this one only."""
+    code, changes, _ = removed(tmp_path, **cluster)
+    assert (code, changes) == (0, steps)
+    assert [path.name for path in (tmp_path / ".cache/users").iterdir()] == ["leo.kubeconfig"]
+
+
+def test_a_namespace_that_it_has_not_made_stays(tmp_path: Path) -> None:
+    """Nothing is changed, and that is said."""
+    code, changes, told = removed(tmp_path, owner="")
+    assert (code, changes) == (1, [])
+    assert "was not made by" in told
+    assert len(list((tmp_path / ".cache/users").iterdir())) == 3
+
+
+@pytest.mark.slow  # as above
+def test_executors_are_looked_for_as_the_chart_labels_them(tmp_path: Path) -> None:
+    """By a selector that one workload has."""
+    removed(tmp_path)
+    (pods,) = (words.split() for words in (tmp_path / "asked").read_text().splitlines() if words.startswith("kubectl get pods "))
+    name, _, component = pods[pods.index("--selector") + 1].partition("=")
+    workloads = [each for each in yaml.safe_load_all(helm("template", *RELEASE)) if each and each["kind"] in {"Deployment", "StatefulSet"}]
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in workloads]
+    assert [each[name] for each in labels].count(component) == 1
