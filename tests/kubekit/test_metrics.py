@@ -75,10 +75,11 @@ async def test_what_only_a_list_shows_is_counted_with_why_it_was_asked_for(why: 
         lists = figure("otto_kube_watch_lists_total", resource="configmaps", why=why)
         return [lists, figure("otto_kube_watch_missed_changes_total", resource="configmaps")]
 
+    watching = Watching(reconcile=0 if code else 0.3)
     async with FakeCluster() as fake, fake.client(timeout=5.0) as client:
         await client.create(CONFIG_MAPS, {"metadata": {"name": "there"}})
         before = figures()
-        async with asyncio.timeout(20), aclosing(forever(client, CONFIG_MAPS, Watching(reconcile=0.3), lambda *_: 0.0)) as seen:
+        async with asyncio.timeout(20), aclosing(forever(client, CONFIG_MAPS, watching, lambda *_: 0.0)) as seen:
             assert (await first(seen, Synced)).why == "start"
             assert figures() == before
             if code is None:
