@@ -6,11 +6,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
-from opentelemetry import propagate
 
 from otto_runtime import logs
 from otto_runtime.events import CATALOG
@@ -18,6 +18,7 @@ from otto_runtime.settings import RuntimeSettings
 from otto_runtime.telemetry import continue_trace
 
 log = logging.getLogger("otto_trial.part")
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +125,24 @@ async def test_what_is_bound_belongs_to_its_task() -> None:
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [e.get("pipeline") for e in events] == ["p1", None]
     assert [e.get("trace_id") for e in events] == [trace_id, None]
-    assert propagate.get_global_textmap().fields >= {"traceparent"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"traceparent": TRACEPARENT + "0" * 600},
+        {"traceparent": TRACEPARENT, "tracestate": "a=" + "1" * 600},
+        {"traceparent": TRACEPARENT, "tracestate": "what is this"},
+        {"traceparent": TRACEPARENT, "baggage": "a=" + "1" * 9000},
+        {"traceparent": TRACEPARENT, "baggage": "what is this"},
+    ],
+    ids=["long traceparent", "long tracestate", "malformed tracestate", "long baggage", "malformed baggage"],
+)
+def test_headers_of_a_trace_write_no_lines(sent: dict[str, str]) -> None:
+    """Whoever calls could fill the log with them."""
+    stream = rendering(log_level="debug")
+    copy_context().run(continue_trace, sent)
+    assert stream.getvalue() == ""
 
 
 def test_levels_and_formats_follow_the_settings() -> None:

@@ -19,6 +19,7 @@ from otto_runtime.server import Component, bound
 from otto_runtime.settings import RuntimeSettings
 
 SERVICE = "test.Trial"
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 QUIET = RuntimeSettings(listen="127.0.0.1:0", metrics_listen="off", stop_grace=5.0, hand_on_patience=10.0)
 
 
@@ -178,7 +179,7 @@ def echoing(address: str) -> Handlers:
 
     async def unary(request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("trailer", "yes"), ("trailer-bin", b"\x00\xff")))
-        given = {key: value for key, value in context.invocation_metadata() if key.startswith("given")}
+        given = {key: value for key, value in context.invocation_metadata() if key.startswith(("given", "baggage"))}
         return b"|".join([me, request, repr(sorted(given.items())).encode()])
 
     async def unary_remaining(request: bytes, context: Any) -> bytes:
@@ -221,7 +222,7 @@ async def several(*items: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_calls_of_every_kind_reach_the_one_that_acts(stage: Stage) -> None:
-    """Whichever replica is asked, with metadata, and back with trailers."""
+    """Whichever replica is asked, with metadata, and back with trailers. Baggage, which nobody reads, stays with the one that was asked."""
     first, second = await stage.start(echoing), await stage.start(echoing)
     me = first.address.encode()
     for asked in (first, second):
@@ -232,6 +233,8 @@ async def test_calls_of_every_kind_reach_the_one_that_acts(stage: Stage) -> None
         streamed = asked.stub("stream")(b"")
         assert [message async for message in streamed] == [me + b"|%d" % number for number in range(3)]
         assert dict(await streamed.trailing_metadata())["trailer"] == "yes"
+        traced = (("traceparent", TRACEPARENT), ("baggage", "a=b"))
+        assert await asked.stub("unary")(b"", metadata=traced) == me + b"||" + (b"[('baggage', 'a=b')]" if asked is first else b"[]")
         assert await asked.stub("collect")(several(b"a", b"b")) == me + b"|a|b"
         assert [message async for message in asked.stub("bidi")(several(b"a", b"b"))] == [me + b"|a", me + b"|b"]
     assert (first.acted, second.acted) == ([first.address], [])

@@ -2,14 +2,19 @@
 
 import asyncio
 import urllib.request
+from contextvars import copy_context
 
 import pytest
 from prometheus_client import REGISTRY
 
 from otto_runtime.settings import RuntimeSettings
-from otto_runtime.telemetry import LAG_SECONDS, telemetry
+from otto_runtime.telemetry import CALLER, LAG_SECONDS, continue_trace, handed_on, telemetry
 
 from ..ports import free_port
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+LONGEST = f"a={'1' * 256},b={'2' * 251}"
+"""A tracestate of 512 characters."""
 
 
 def lag() -> tuple[float | None, float | None]:
@@ -31,6 +36,31 @@ async def test_how_late_the_event_loop_is_is_measured(monkeypatch: pytest.Monkey
             now += LAG_SECONDS + 3
             await turns()
     assert lag() == (count + 1, seconds + 3)
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed"),
+    [
+        ("", ""),
+        (LONGEST, LONGEST),
+        (f"{LONGEST}1", LONGEST.partition(",")[0]),
+        (f"{LONGEST},c=3", LONGEST),
+        (f"{'k' * 256}={'3' * 256}", ""),
+    ],
+    ids=["none", "longest", "longer", "an entry more", "no entry that fits"],
+)
+@pytest.mark.parametrize("baggage", [{}, {"baggage": "a=" + "%20" * 1000}], ids=["", "baggage"])
+def test_of_a_callers_trace_only_what_is_used_is_handed_on(sent: str, passed: str, baggage: dict[str, str]) -> None:
+    """No baggage, and of a tracestate as much as W3C asks for: a caller does not fill the metadata of calls between services."""
+
+    def state(text: str) -> dict[str, str]:
+        return {"tracestate": text} if text else {}
+
+    def handed() -> dict[str, str]:
+        continue_trace({"traceparent": TRACEPARENT, **state(sent), **baggage})
+        return dict(handed_on())
+
+    assert copy_context().run(handed) == {"traceparent": TRACEPARENT, CALLER: TRACEPARENT, **state(passed)}
 
 
 async def turns() -> None:

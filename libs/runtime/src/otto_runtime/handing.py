@@ -27,7 +27,7 @@ NEVER_SENT = "failed to connect to all addresses"
 OLD_HOLDER_SECONDS = 2.0
 """How long one that acts no more may take to end the calls that it still has; one that is gone without a word never does."""
 _PRIVATE = ("grpc-", ":")
-_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", CALLER, HOP})
+_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", "baggage", CALLER, HOP})
 
 
 class Leadership(Protocol):

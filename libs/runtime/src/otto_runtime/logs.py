@@ -82,9 +82,13 @@ class HumanRenderer:
         return f"{line}\n{traceback}" if traceback else line
 
 
-def _ours_if_debug(record: logging.LogRecord) -> bool:
+_ABOUT_CALLERS = frozenset({"opentelemetry.trace.propagation.tracecontext", "opentelemetry.trace.span"})
+"""They warn of trace headers that are too long or malformed: as many lines as a caller likes, with its words in them."""
+
+
+def _of_use(record: logging.LogRecord) -> bool:
     """Libraries' details are no help to who looks for ours: gRPC alone writes a line for every call."""
-    return record.levelno > logging.DEBUG or record.name.startswith("otto")
+    return record.name.startswith("otto") or (record.levelno > logging.DEBUG and record.name not in _ABOUT_CALLERS)
 
 
 def configure(settings: RuntimeSettings, stream: TextIO | None = None) -> None:
@@ -113,7 +117,7 @@ def configure(settings: RuntimeSettings, stream: TextIO | None = None) -> None:
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
-    handler.addFilter(_ours_if_debug)
+    handler.addFilter(_of_use)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

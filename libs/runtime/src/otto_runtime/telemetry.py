@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Any
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import context, trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -29,6 +30,12 @@ CALLER = "otto-caller"
 """Call metadata of a call that is handed on: the traceparent that its first caller sent; `-`: none. What outlives a call belongs there, and
 not to the spans of services in between, which are lost when those are killed.
 """
+_W3C = TraceContextTextMapPropagator()
+"""Not OpenTelemetry's default, which hands a caller's baggage on too: nothing here reads it, it grows with each hop, and gRPC refuses calls
+with more than 8 KiB of metadata at random.
+"""
+MOST_TRACESTATE = 512
+"""Characters of a tracestate that are handed on, the most that W3C's Trace Context asks for."""
 _CALLER: ContextVar[str | None] = ContextVar("otto_runtime_caller", default=None)
 
 RPC_SECONDS = Histogram(
@@ -64,13 +71,13 @@ def continue_trace(metadata: Mapping[str, str]) -> None:
     caller = metadata.get(CALLER, sent)
     _CALLER.set(caller if spans.valid(caller) else "")
     if sent:
-        context.attach(propagate.extract(metadata))
+        context.attach(_W3C.extract(metadata))
 
 
 def current_traceparent() -> str:
     """The W3C traceparent of the current span; empty when there is none."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    _W3C.inject(carrier)
     return carrier.get("traceparent", "")
 
 
@@ -80,9 +87,15 @@ def callers_traceparent() -> str:
 
 
 def handed_on() -> tuple[tuple[str, str], ...]:
-    """Call metadata that continues the current trace, and says who began it; empty when there is none."""
+    """Call metadata that continues the current trace, and says who began it; empty when there is none. Of a long tracestate the first
+    entries are kept, which are the latest; baggage is left out.
+    """
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    _W3C.inject(carrier)
+    if len(state := carrier.pop("tracestate", "")) > MOST_TRACESTATE:
+        state = state[: MOST_TRACESTATE + 1].rpartition(",")[0]
+    if state:
+        carrier["tracestate"] = state
     caller = _CALLER.get()
     if carrier and caller is not None:
         carrier[CALLER] = caller or "-"
@@ -93,7 +106,7 @@ def link_to(traceparent: str) -> None:
     """Says that the running call has to do with that span."""
     span = trace.get_current_span()
     if traceparent and span.is_recording():
-        span.add_link(trace.get_current_span(propagate.extract({"traceparent": traceparent})).get_span_context())
+        span.add_link(trace.get_current_span(_W3C.extract({"traceparent": traceparent})).get_span_context())
 
 
 class _Telling:
