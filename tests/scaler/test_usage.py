@@ -74,10 +74,28 @@ async def test_a_process_that_holds_memory(rig: Rig) -> None:
     assert 0 < usage.memory_average <= usage.memory_peak
 
 
-async def test_a_worker_that_ends_at_once_has_figures_too(rig: Rig) -> None:
-    """There is hardly anything to measure; what there is makes sense."""
+async def test_a_worker_that_ends_at_once_has_no_memory_of_nothing(rig: Rig) -> None:
+    """There is hardly anything to measure: what there is makes sense, and a worker whose memory nobody saw has no figures."""
     usage = (await rig.run(spec(command=("true",)))).usage
-    assert usage is None or (0 <= usage.cpu_average <= usage.cpu_peak < 4 and 0 <= usage.memory_average <= usage.memory_peak < 64 * MIB)
+    assert usage is None or (0 <= usage.cpu_average <= usage.cpu_peak < 4 and 0 < usage.memory_average <= usage.memory_peak < 64 * MIB)
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_what_ends_before_its_memory_was_looked_at_has_no_figures(looks: int) -> None:
+    """Though its CPU time is known: together with it a memory of 0 would be told, as one that was measured."""
+    code = f"""
+import subprocess
+from otto_scaler.backends.process.supervisor.usage import Meter
+meter = Meter()
+child = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo; read x"], stdin=-1, stdout=-1)
+child.stdout.readline()
+for _ in range({looks}): meter.measure()
+child.communicate()
+usage = meter.usage()
+print(usage and usage.memory_average)
+"""
+    told = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    assert 0 < int(told) < 64 * MIB if looks else told == "None"
 
 
 async def test_figures_survive_the_service(rig: Rig) -> None:

@@ -58,16 +58,18 @@ class Meter:
         self._cpu, self._at = max(cpu, self._cpu), before
 
     def usage(self) -> Usage | None:
-        """What was used, once everything has ended; None if nothing ran."""
+        """What was used, once everything has ended; None if nothing ran, or had ended before its memory was looked at: that it was 0 would
+        count in averages.
+        """
         now = time.monotonic()
         cpu = _ended_seconds()
         self._note(cpu, now)
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        if not self._times and cpu == self._first:
-            return None
         # A child begins as a copy of this process: as long as none was larger, that is what the kernel remembers.
         if largest > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
             self._memory_peak = max(self._memory_peak, largest)
+        if not self._memory_peak:
+            return None
         average = self._memory // self._times if self._times else self._memory_peak
         cores = max(0.0, cpu - self._first) / max(now - self._began, 0.001)
         return Usage(round(cores * MICRO), round(max(cores, self._cpu_peak) * MICRO), average, self._memory_peak)
