@@ -24,7 +24,7 @@ def installation() -> Iterator[Installation]:
     """The release that most tests use."""
     if not IMAGES.exists():
         pytest.fail(f"{IMAGES} is not there: make images makes it")
-    with installing() as install_release:
+    with installing(wait=False) as install_release:  # what is left to wait for would count as the last test's time
         yield install_release()
 
 
@@ -36,13 +36,13 @@ def installed() -> Iterator[Install]:
 
 
 @contextmanager
-def installing() -> Iterator[Install]:
-    """The same for as long as somebody wants; then they are uninstalled."""
+def installing(*, wait: bool = True) -> Iterator[Install]:
+    """The same for as long as somebody wants; then they are uninstalled, and with `wait` gone."""
     with ExitStack() as releases:
 
         def install_release(*sets: str) -> Installation:
             namespace = f"otto-test-{secrets.token_hex(3)}"
-            releases.callback(uninstall, namespace)
+            releases.callback(uninstall, namespace, wait=wait)
             releases.enter_context(reported(namespace))
             make_namespace(namespace)
             return install(namespace, *sets)

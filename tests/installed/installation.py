@@ -177,11 +177,11 @@ def reached(namespace: str) -> Installation:
     return Installation(namespace, f"{node}:{port}")
 
 
-def uninstall(namespace: str) -> None:
+def uninstall(namespace: str, *, wait: bool = True) -> None:
     """Removes everything in the order that the README gives: the runs while there is an executor, the release, the rest."""
     said("kubectl", "--namespace", namespace, "delete", "pipelineruns", "--all", "--timeout=180s")
     subprocess.run(["helm", "uninstall", RELEASE, "--namespace", namespace, "--wait"], capture_output=True, timeout=120, check=False)
-    said("kubectl", "delete", "namespace", namespace, "--timeout=180s")
+    said("kubectl", "delete", "namespace", namespace, "--timeout=180s", f"--wait={str(wait).lower()}")
 
 
 def _helm(verb: str, namespace: str) -> list[str]:

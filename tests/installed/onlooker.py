@@ -45,11 +45,12 @@ class Onlooker:
         lines: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for entry in (one["line"] for one in shown if "line" in one):
             lines[entry["stage_id"], entry["entry"]["worker_id"]].append(entry["entry"]["message"])
-        assert sorted(stage_id for stage_id, _ in lines) == ["after", *["gated"] * WORKERS]
+        assert sorted(stage_id for stage_id, _ in lines) == ["after", *["gated"] * WORKERS], {key: len(said) for key, said in lines.items()}
         for (stage_id, _), said in lines.items():
             count = len(said) - (stage_id == "gated")
             last = [f"lines: {count}"] if stage_id == "gated" else []
-            assert said == [*(f"line {number}" for number in range(1, count + 1)), *last]
+            wanted = [*(f"line {number}" for number in range(1, count + 1)), *last]
+            assert said == wanted, (stage_id, count, [line for line in wanted if line not in said], said[-1])
             assert count >= LINES
 
 

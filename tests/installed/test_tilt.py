@@ -52,12 +52,12 @@ class Tilt:
         return self._log(verb).read_text()
 
     def pods(self) -> dict[str, tuple[str, list[int]]]:
-        """The pod of each service, and how often its container has been started anew."""
+        """The uid of each service's pod, and how often its container has been started anew."""
         words = ("--selector", f"app.kubernetes.io/component in ({','.join(SERVICES)})", "--output", "json")
         found = json.loads(said("kubectl", "--namespace", self.namespace, "get", "pods", *words))["items"]
         return {
             pod["metadata"]["labels"]["app.kubernetes.io/component"]: (
-                pod["metadata"]["name"],
+                pod["metadata"]["uid"],
                 [container["restartCount"] for container in pod["status"].get("containerStatuses", [])],
             )
             for pod in found
@@ -153,7 +153,7 @@ def test_what_is_saved_runs_in_its_pod(up: Tilt) -> None:
 
     with (up.checkout / "requirements.lock").open("a") as lock:
         lock.write("# another\n")
-    _wait(lambda: all(up.pods().get(service, before[service])[0] != name for service, (name, _) in before.items()), READY_SECONDS, up)
+    _wait(lambda: all(up.pods().get(service, before[service])[0] != uid for service, (uid, _) in before.items()), READY_SECONDS, up)
     _wait(lambda: up.first_words() == "taken: 1 stage", SEEN_SECONDS, up)
 
 
