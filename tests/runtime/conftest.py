@@ -81,6 +81,7 @@ def serve() -> Serve:
         run: Callable[[Ready], Awaitable[None]] = idle,
         public_errors: tuple[type[Exception], ...] = (),
         begins: tuple[str, ...] = (),
+        completes: tuple[str, ...] = (),
         **handlers: Any,
     ) -> AsyncIterator[Trial]:
         runtime = msgspec.structs.replace(QUIET, **(settings or {}))
@@ -94,9 +95,9 @@ def serve() -> Serve:
         async def root() -> AsyncIterator[Component]:
             generic = grpc.method_handlers_generic_handler(SERVICE, methods)
             try:
-                beginnings = tuple(f"{SERVICE}/{name}" for name in begins)
+                methods_of = [tuple(f"{SERVICE}/{name}" for name in names) for names in (begins, completes)]
                 register = lambda server: server.add_generic_rpc_handlers((generic,))  # noqa: E731
-                yield Component("trial", (SERVICE,), register, run, public_errors, begins=beginnings)
+                yield Component("trial", (SERVICE,), register, run, public_errors, begins=methods_of[0], completes=methods_of[1])
             finally:
                 closed.append("root")
 

@@ -108,6 +108,30 @@ async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serv
         await trial.ended()
 
 
+async def test_a_stream_whose_ok_says_that_all_was_delivered_does_not_end_so_at_a_stop(serve: Serve) -> None:
+    """Neither one that is open nor one that comes while others end: their readers go on elsewhere."""
+    leave = asyncio.Event()
+
+    async def lasts(request: bytes, context: Any) -> bytes:
+        await leave.wait()
+        return b""
+
+    async with serve(completes=("stream",), stream=yields_then_waits, unary=lasts) as trial:
+        reading = trial.stream()(b"")
+        assert await reading.read() == b"first"
+        lasting = asyncio.ensure_future(trial.unary()(b""))
+        await asyncio.sleep(0.1)
+        trial.stop.set()
+        for call, acted in ((reading, True), (trial.stream()(b""), False)):
+            with pytest.raises(grpc.aio.AioRpcError, match="the service is stopping; repeat the call") as ended:
+                await ok_end(call)
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert (("otto-not-acted", "1") in tuple(ended.value.trailing_metadata())) is not acted
+        leave.set()
+        await lasting
+        await trial.ended()
+
+
 @pytest.mark.parametrize("round_", range(5))
 @pytest.mark.parametrize("style", ["generator", "context.write"])
 async def test_streams_in_the_middle_of_writes_end_with_ok(serve: Serve, style: str, round_: int) -> None:

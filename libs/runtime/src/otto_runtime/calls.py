@@ -86,7 +86,8 @@ class Calls(grpc.aio.ServerInterceptor):
         self._public: tuple[type[Exception], ...] = (MalformedMessage, NobodyActsError, _DeadlineError, _StoppingError)
         self._running: set[_Call] = set()
         self._elsewhere: dict[str, HandOn] = {}
-        self._beginnings: frozenset[str] = frozenset()
+        self._refused_at_stop: frozenset[str] = frozenset()
+        self._completing: frozenset[str] = frozenset()
         self.draining = False
         """Whether open streams were told to end."""
         self._came = 0
@@ -98,14 +99,19 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def add_beginnings(self, methods: Iterable[str]) -> None:
         """Streams of these methods (`service/Method`) are refused during a stop: to end with OK would say that something was begun."""
-        self._beginnings |= frozenset(methods)
+        self._refused_at_stop |= frozenset(methods)
+
+    def add_completing(self, methods: Iterable[str]) -> None:
+        """Streams of these methods end with UNAVAILABLE at a stop, and are refused during it: OK would say that all was delivered."""
+        self._completing |= frozenset(methods)
+        self._refused_at_stop |= self._completing
 
     def hand_on(self, service: str, hand_on: HandOn) -> None:
         """Calls to this service go where `hand_on` says."""
         self._elsewhere[service] = hand_on
 
     def end_streams(self) -> int:
-        """Ends every open stream with OK, every later one at once, and refuses later unary calls and streams that begin something.
+        """Ends every open stream (with OK, unless that says too much), every later one at once, and refuses later calls that do something.
 
         Returns how many streams were open.
         """
@@ -181,7 +187,7 @@ class Calls(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> None:
             async def work() -> None:
                 if self.draining:
-                    if method in self._beginnings:
+                    if method in self._refused_at_stop:
                         self._refuse(context)
                     return
                 result = inner(request if read is None else read(request), context)
@@ -203,7 +209,7 @@ class Calls(grpc.aio.ServerInterceptor):
         task = asyncio.current_task()
         assert task is not None
         if stream and not (
-            self.draining and method in self._beginnings
+            self.draining and method in self._refused_at_stop
         ):  # a refusal comes without anything before it, so that proxies repeat it
             await _open(context)
         call = _Call(task, method, stream)
@@ -271,6 +277,8 @@ class Calls(grpc.aio.ServerInterceptor):
         if call.told_to_end:
             while call.task.cancelling():
                 call.task.uncancel()
+            if call.method in self._completing:
+                return Status(grpc.StatusCode.UNAVAILABLE, _STOPPING)
             return Status(grpc.StatusCode.OK, "")
         if not faults and (call.task.cancelling() or not any(isinstance(leaf, asyncio.CancelledError) for leaf in found)):
             # the caller left (a write then raises InternalError), or the grace of a stop is over

@@ -68,6 +68,8 @@ class Component:
     """Where calls to its services go while another replica acts."""
     begins: tuple[str, ...] = ()
     """Methods (`service/Method`) whose streams begin something: one that comes while we stop is refused, as nothing of it was done."""
+    completes: tuple[str, ...] = ()
+    """Methods whose OK says that all was delivered: at a stop their streams end with UNAVAILABLE, and one that comes then is refused."""
 
 
 class _Checks(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
@@ -120,6 +122,7 @@ class Host:
             component.register(self._server)
             self._calls.add_public_errors(component.public_errors)
             self._calls.add_beginnings(component.begins)
+            self._calls.add_completing(component.completes)
             if component.hand_on is not None:
                 for name in component.services:
                     self._calls.hand_on(name, component.hand_on)

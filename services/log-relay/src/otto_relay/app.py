@@ -255,4 +255,4 @@ def _composed(
                     group.create_task(push(), name=push.__qualname__)
                 await watch_workers(workers, collector, ready)
 
-    return Component("log-relay", (SERVICE, HANDLER_SERVICE), register, run, (RequestError,))
+    return Component("log-relay", (SERVICE, HANDLER_SERVICE), register, run, (RequestError,), completes=(f"{SERVICE}/TailLogs",))
