@@ -197,7 +197,7 @@ class Stopping(grpc.aio.ServerInterceptor):
 
     def __init__(self, refusals: int) -> None:
         self.calls = Calls(RuntimeSettings())
-        self.calls.add_beginnings([f"{EXECUTOR}/ExecutePipeline"])
+        self.calls.add_beginnings({f"{EXECUTOR}/ExecutePipeline": bool})
         self.came = 0
         self._refusals = refusals
 

@@ -95,9 +95,10 @@ def serve() -> Serve:
         async def root() -> AsyncIterator[Component]:
             generic = grpc.method_handlers_generic_handler(SERVICE, methods)
             try:
-                methods_of = [tuple(f"{SERVICE}/{name}" for name in names) for names in (begins, completes)]
+                beginnings = {f"{SERVICE}/{name}": bool for name in begins}
+                completing = tuple(f"{SERVICE}/{name}" for name in completes)
                 register = lambda server: server.add_generic_rpc_handlers((generic,))  # noqa: E731
-                yield Component("trial", (SERVICE,), register, run, public_errors, begins=methods_of[0], completes=methods_of[1])
+                yield Component("trial", (SERVICE,), register, run, public_errors, begins=beginnings, completes=completing)
             finally:
                 closed.append("root")
 

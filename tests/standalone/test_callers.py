@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,9 @@ async def test_a_stream_may_be_cancelled_in_every_state(standalone: Standalone, 
 
 
 async def test_a_stop_ends_every_stream_with_ok(standalone: Standalone) -> None:
-    """All kinds at once, some read, some not: each ends with OK, and the process ends within its grace."""
+    """All kinds at once, some read, some not: each ends with OK, and the process ends within its grace. But for the one whose OK says that
+    all was delivered.
+    """
     async with standalone.channel() as channel:
         worker = await _begun(channel)
         calls = [(name, opened(channel, "open", worker)) for name, opened in STREAMS.items() for _ in range(3)]
@@ -228,6 +230,7 @@ async def test_a_stop_ends_every_stream_with_ok(standalone: Standalone) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
             for name, call in calls:
                 # gRPC tells the status only behind the last message
-                while await call.read() is not grpc.aio.EOF:
-                    pass
-                assert await call.code() is grpc.StatusCode.OK, name
+                with suppress(grpc.aio.AioRpcError):
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                assert await call.code() is (grpc.StatusCode.UNAVAILABLE if name == "TailLogs" else grpc.StatusCode.OK), name

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._public: tuple[type[Exception], ...] = (MalformedMessage, NobodyActsError, _DeadlineError, _StoppingError)
         self._running: set[_Call] = set()
         self._elsewhere: dict[str, HandOn] = {}
-        self._refused_at_stop: frozenset[str] = frozenset()
+        self._refused_at_stop: dict[str, Callable[[Any], bool]] = {}
         self._completing: frozenset[str] = frozenset()
         self.draining = False
         """Whether open streams were told to end."""
@@ -97,14 +97,16 @@ class Calls(grpc.aio.ServerInterceptor):
         """Instances of these classes are told to clients in their own words."""
         self._public += errors
 
-    def add_beginnings(self, methods: Iterable[str]) -> None:
-        """Streams of these methods (`service/Method`) are refused during a stop: to end with OK would say that something was begun."""
-        self._refused_at_stop |= frozenset(methods)
+    def add_beginnings(self, methods: Mapping[str, Callable[[Any], bool]]) -> None:
+        """Streams of these methods (`service/Method`) are refused during a stop if their request is one that begins something: to end with
+        OK would say that it was begun.
+        """
+        self._refused_at_stop |= methods
 
     def add_completing(self, methods: Iterable[str]) -> None:
         """Streams of these methods end with UNAVAILABLE at a stop, and are refused during it: OK would say that all was delivered."""
         self._completing |= frozenset(methods)
-        self._refused_at_stop |= self._completing
+        self._refused_at_stop |= dict.fromkeys(self._completing, lambda _: True)
 
     def hand_on(self, service: str, hand_on: HandOn) -> None:
         """Calls to this service go where `hand_on` says."""
@@ -185,9 +187,11 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, inner: Any, read: Transform | None) -> Any:
         async def call(request: Any, context: Context) -> None:
+            refused = self._refuses(method, request, read)
+
             async def work() -> None:
                 if self.draining:
-                    if method in self._refused_at_stop:
+                    if refused or self._refuses(method, request, read):
                         self._refuse(context)
                     return
                 result = inner(request if read is None else read(request), context)
@@ -196,21 +200,33 @@ class Calls(grpc.aio.ServerInterceptor):
                 else:
                     await write_all(result, context)
 
-            await self._guarded(method, context, work, stream=True)
+            # a refusal comes without anything before it, so that proxies send the call again
+            await self._guarded(method, context, work, stream=True, opens=not refused)
 
         return call
+
+    def _refuses(self, method: str, request: Any, read: Transform | None) -> bool:
+        """Whether a stream that comes now is to be sent somewhere else. What is handed on as bytes is not looked into."""
+        wanted = self._refused_at_stop.get(method) if self.draining else None
+        if wanted is None:
+            return False
+        try:
+            message = request if read is None else read(request)
+        except MalformedMessage:
+            return True
+        return isinstance(message, bytes) or wanted(message)
 
     def _refuse(self, context: Context) -> NoReturn:
         context.set_trailing_metadata((NOT_ACTED,))
         raise _StoppingError(_STOPPING)
 
-    async def _guarded(self, method: str, context: Context, work: Callable[[], Awaitable[Any]], *, stream: bool) -> Any:
+    async def _guarded(
+        self, method: str, context: Context, work: Callable[[], Awaitable[Any]], *, stream: bool, opens: bool = False
+    ) -> Any:
         """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
         task = asyncio.current_task()
         assert task is not None
-        if stream and not (
-            self.draining and method in self._refused_at_stop
-        ):  # a refusal comes without anything before it, so that proxies repeat it
+        if opens:
             await _open(context)
         call = _Call(task, method, stream)
         self._running.add(call)

@@ -9,9 +9,9 @@ is on its way to clients gets a second → background work is cancelled → what
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc.aio
@@ -66,8 +66,10 @@ class Component:
     """Full names of proto services that other processes serve at this address: reflection describes them too; their code is imported."""
     hand_on: HandOn | None = None
     """Where calls to its services go while another replica acts."""
-    begins: tuple[str, ...] = ()
-    """Methods (`service/Method`) whose streams begin something: one that comes while we stop is refused, as nothing of it was done."""
+    begins: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    """Methods (`service/Method`) whose streams begin something if their request says so: one that comes while we stop is refused, as
+    nothing of it was done.
+    """
     completes: tuple[str, ...] = ()
     """Methods whose OK says that all was delivered: at a stop their streams end with UNAVAILABLE, and one that comes then is refused."""
 

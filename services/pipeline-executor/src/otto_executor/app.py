@@ -74,7 +74,7 @@ async def executor_component(
             run=part.led(act) if part else act,
             public_errors=(ExecutorError,),
             hand_on=part.hand_on if part else None,
-            begins=(f"{service}/ExecutePipeline",),
+            begins={f"{service}/ExecutePipeline": lambda request: bool(request.stages)},
         )
 
 

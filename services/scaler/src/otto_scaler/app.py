@@ -110,7 +110,7 @@ async def scaler_component(
             public_errors=(CallError,),
             described=DESCRIBED,
             hand_on=part.hand_on if part else None,
-            begins=(f"{SERVICE.full_name}/ExecutePipeline",),
+            begins={f"{SERVICE.full_name}/ExecutePipeline": lambda request: bool(request.stages)},
         )
 
 
