@@ -1,6 +1,9 @@
 """What a process measures of itself."""
 
 import asyncio
+import socket
+import struct
+import threading
 import urllib.request
 from contextvars import copy_context
 
@@ -69,19 +72,37 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+def answered(port: int, accept: str) -> tuple[str, bytes]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=20) as answer:
+        return answer.headers["Content-Type"], answer.read()
+
+
 @pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
 @pytest.mark.parametrize("version", ["zz", "1.", '"1.0.0"', "=", "9" * 5000])
 async def test_metrics_in_a_format_that_nobody_knows_are_plain(version: str, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     """A version that is no number is answered as if nothing had been asked for, and nothing is printed about it."""
     port = free_port()
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": f"{kind};version={version}"})
-
-    def answered() -> tuple[str, bytes]:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=20) as answer:
-            return answer.headers["Content-Type"], answer.read()
-
     async with telemetry(RuntimeSettings(metrics_listen=f"127.0.0.1:{port}"), "trial"):
-        content_type, text = await asyncio.to_thread(answered)
+        content_type, text = await asyncio.to_thread(answered, port, f"{kind};version={version}")
     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert b"otto_build_info" in text
     assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_who_cuts_the_connection_to_metrics_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """In the middle of a request, with a reset: not a traceback each time among the log's lines."""
+    port = free_port()
+
+    def cut() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with telemetry(RuntimeSettings(metrics_listen=f"127.0.0.1:{port}"), "trial"):
+        await asyncio.to_thread(cut)
+        await asyncio.to_thread(answered, port, "*/*")  # the one that was cut was taken before
+        for thread in threading.enumerate():
+            if "process_request_thread" in thread.name:
+                thread.join(60)
+    assert capfd.readouterr().err == ""

@@ -7,6 +7,7 @@ no-ops, but a caller's trace context is still passed on.
 import asyncio
 import logging
 import platform
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -214,6 +215,7 @@ def _metrics(listen: str) -> Iterator[None]:
             "Choose another one (port 0 takes a free one), or `off`"
         ) from error
     server.set_app(_whatever_is_accepted(server.get_app()))
+    server.handle_error = _without_who_left(server.handle_error)  # type: ignore[assignment, method-assign]  # prometheus_client makes the server
     log.info("runtime.metrics_serving", extra={"address": address.dialable(server.server_port)})
     try:
         yield
@@ -221,6 +223,16 @@ def _metrics(listen: str) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+def _without_who_left(told: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """The server's own prints a traceback for each connection that its client has cut."""
+
+    def handle_error(request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            told(request, client_address)
+
+    return handle_error
 
 
 def _whatever_is_accepted(app: Any) -> Callable[[dict[str, Any], Any], Any]:
