@@ -114,6 +114,7 @@ class LogStreamingServiceServicer:
 
     def TailLogs(self, request, context):
         """The same as the two above, many entries a message: the fast way for tools. A batch is sent when it holds 500 lines or 64 KiB, or 10 ms after its first line.
+        OK says that all is delivered; a service that stops ends it with UNAVAILABLE: tail again with after_sequence.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is a batch
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

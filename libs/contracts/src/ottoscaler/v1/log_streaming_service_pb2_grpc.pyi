@@ -65,6 +65,7 @@ class LogStreamingServiceStub:
     """
     TailLogs: _grpc.UnaryStreamMultiCallable[_log_streaming_service_pb2.TailLogsRequest, _log_pb2.LogBatch]
     """The same as the two above, many entries a message: the fast way for tools. A batch is sent when it holds 500 lines or 64 KiB, or 10 ms after its first line.
+    OK says that all is delivered; a service that stops ends it with UNAVAILABLE: tail again with after_sequence.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is a batch
     """
 
@@ -104,6 +105,7 @@ class LogStreamingServiceAsyncStub(LogStreamingServiceStub):
     """
     TailLogs: _aio.UnaryStreamMultiCallable[_log_streaming_service_pb2.TailLogsRequest, _log_pb2.LogBatch]  # type: ignore[assignment]
     """The same as the two above, many entries a message: the fast way for tools. A batch is sent when it holds 500 lines or 64 KiB, or 10 ms after its first line.
+    OK says that all is delivered; a service that stops ends it with UNAVAILABLE: tail again with after_sequence.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is a batch
     """
 
@@ -170,6 +172,7 @@ class LogStreamingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_log_pb2.LogBatch], _abc.AsyncIterator[_log_pb2.LogBatch]]:
         """The same as the two above, many entries a message: the fast way for tools. A batch is sent when it holds 500 lines or 64 KiB, or 10 ms after its first line.
+        OK says that all is delivered; a service that stops ends it with UNAVAILABLE: tail again with after_sequence.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME the stream's element is a batch
         """
 
