@@ -147,6 +147,18 @@ async def test_a_refusal_is_told_once_and_patience_ends() -> None:
             pass
 
 
+async def test_a_stream_that_was_open_is_lost_when_its_service_stops() -> None:
+    """That is no refusal, whatever its words are."""
+    told: list[str] = []
+    ended = asyncio.Event()
+    ended.set()
+    stopping = status(grpc.StatusCode.UNAVAILABLE, "the service is stopping; repeat the call")
+    calls = iter([Stream(ended, stopping), Stream(ended, None)])
+    async for _ in Contact("there:1", told.append, 60).lasting(lambda: next(calls), lambda _: False, ends_with_ok=True):
+        pass
+    assert [line.split(" (")[0] for line in told] == ["lost the connection to there:1", "connected again"]
+
+
 async def test_what_a_service_that_goes_has_not_done_is_asked_again() -> None:
     """Also at the first call: it says so itself."""
     not_acted = grpc.aio.Metadata(("otto-not-acted", "1"))

@@ -84,8 +84,8 @@ class Contact:
                         known = True
                         await asyncio.sleep(FIRST_PAUSE)
                         continue
-                    refused = said_by_service(error)
-                    if refused and not heard:
+                    refused = said_by_service(error) and not heard
+                    if refused:
                         known, lost_at = before
                     if not broken(error) or (not known and (never_sent(error) or refused)):
                         raise in_words(error, self.address) from None

@@ -17,7 +17,9 @@ _BREAKS = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection reset", "Socket
 _MOST_WORDS = 300
 """Characters of a reason in the middle of a sentence."""
 _NOT_ACTED = ("otto-not-acted", "1")
-"""Trailer of such a refusal."""
+"""Trailer of a refusal by one that is about to go: nothing of the call was done."""
+_STOPPING = "the service is stopping"
+"""In the words of what ends at a stop."""
 _CORE = (
     "failed to connect", "dns resolution failed", "name resolution", "connection", "socket closed", "broken pipe", "goaway",
     "stream removed", "ping timeout", "keepalive", "cancelling all calls", "transport", "endpoint", "recvmsg", "end of tcp stream",
@@ -70,10 +72,10 @@ def in_words(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
 
 def said_by_service(error: grpc.aio.AioRpcError) -> bool:
     """Whether a service that was reached says that it can't do it now: its disk is full, it is starting. One that is about to go, and
-    says that it has done nothing of the call, is as good as gone.
+    says so, is as good as gone.
     """
     details = (error.details() or "").lower()
-    if _NOT_ACTED in tuple(error.trailing_metadata() or ()):
+    if _STOPPING in details or _NOT_ACTED in tuple(error.trailing_metadata() or ()):
         return False
     return error.code() is grpc.StatusCode.UNAVAILABLE and bool(details) and not any(word in details for word in _CORE)
 
