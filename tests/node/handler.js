@@ -25,9 +25,9 @@ export class Handler {
     return this.ask("scaler", "GetWorkerStatus", { taskId: "", workerPodName: "", statusFilter: "" });
   }
 
-  // Opens the stream of a method; for one that takes a stream there is no request.
-  stream(service, method, request) {
-    const stream = new Stream(request ? this[service][method](request) : this[service][method](), this.careless);
+  // Opens the stream of a method; for one that takes a stream there is no request. A careless client listens for no error of it.
+  stream(service, method, request, careless = this.careless) {
+    const stream = new Stream(request ? this[service][method](request) : this[service][method](), careless);
     this.streams.push(stream);
     return stream;
   }

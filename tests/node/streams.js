@@ -16,8 +16,9 @@ export async function everyKind(handler, pipelineId, script, metadata = {}) {
     "PipelineService.WatchPipeline": handler.stream("pipelines", "WatchPipeline", { pipelineId }),
     "LogStreamingService.StreamWorkerLogs": handler.stream("logs", "StreamWorkerLogs", worker),
     "LogStreamingService.StreamBuildLogs": handler.stream("logs", "StreamBuildLogs", { pipelineId }),
-    "LogStreamingService.TailLogs of a worker": handler.stream("logs", "TailLogs", { worker }),
-    "LogStreamingService.TailLogs of a build": handler.stream("logs", "TailLogs", { build: { pipelineId } }),
+    // otto-handler does not have it, and whoever does has to listen: its OK says that all is delivered, so a stop is an error
+    "LogStreamingService.TailLogs of a worker": handler.stream("logs", "TailLogs", { worker }, false),
+    "LogStreamingService.TailLogs of a build": handler.stream("logs", "TailLogs", { build: { pipelineId } }, false),
     "LogStreamingService.StreamLogs": handler.stream("logs", "StreamLogs"),
     "OttoHandlerLogService.ForwardWorkerLogs": handler.stream("push", "ForwardWorkerLogs"),
   };

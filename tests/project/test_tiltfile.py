@@ -123,7 +123,8 @@ def test_the_doctor_looks_once_all_is_ready(checkout: Path) -> None:
 def test_what_runs_here_is_there(checkout: Path) -> None:
     """Each command is a target of the Makefile, a file of this repository, or a command of ottoctl with its files."""
     for name, options in Tilt(checkout).run().resources.items():
-        match options.get("cmd", "").split():
+        # the doctor comes again and again; its last words are the command
+        match options.get("cmd", "").rpartition("; ")[2].split():
             case []:
                 assert options["workload"], name
             case ["make", target]:
