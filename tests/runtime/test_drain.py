@@ -82,15 +82,22 @@ async def test_streams_that_are_on_their_way_when_the_stop_comes_end_with_ok(ser
         await trial.ended()
 
 
-async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serve: Serve) -> None:
-    """It says that nothing was done, in what comes first, which proxies repeat; one that is open, and one that only looks, end with OK."""
-    leave = asyncio.Event()
+def lasting_until(leave: asyncio.Event) -> Any:
+    """A handler that keeps a stop from being over."""
 
     async def lasts(request: bytes, context: Any) -> bytes:
         await leave.wait()
         return b""
 
-    async with serve(begins=("stream_begin",), stream=yields_then_waits, stream_begin=yields_then_waits, unary=lasts) as trial:
+    return lasts
+
+
+async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serve: Serve) -> None:
+    """It says that nothing was done, in what comes first, which proxies repeat; one that is open, and one that only looks, end with OK."""
+    leave = asyncio.Event()
+    async with serve(
+        begins=("stream_begin",), stream=yields_then_waits, stream_begin=yields_then_waits, unary=lasting_until(leave)
+    ) as trial:
         begun = trial.stream("stream_begin")(b"")
         assert await begun.read() == b"first"
         lasting = asyncio.ensure_future(trial.unary()(b""))
@@ -111,12 +118,7 @@ async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serv
 async def test_a_stream_whose_ok_says_that_all_was_delivered_does_not_end_so_at_a_stop(serve: Serve) -> None:
     """Neither one that is open nor one that comes while others end: their readers go on elsewhere."""
     leave = asyncio.Event()
-
-    async def lasts(request: bytes, context: Any) -> bytes:
-        await leave.wait()
-        return b""
-
-    async with serve(completes=("stream",), stream=yields_then_waits, unary=lasts) as trial:
+    async with serve(completes=("stream",), stream=yields_then_waits, unary=lasting_until(leave)) as trial:
         reading = trial.stream()(b"")
         assert await reading.read() == b"first"
         lasting = asyncio.ensure_future(trial.unary()(b""))
