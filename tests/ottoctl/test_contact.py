@@ -8,7 +8,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from ottoctl import exit_codes
+from otto_runtime import calls, handing
+from ottoctl import exit_codes, words
 from ottoctl.client import made_id
 from ottoctl.contact import Contact
 from ottoctl.words import LostError, ServiceError, in_words
@@ -145,6 +146,12 @@ async def test_a_refusal_is_told_once_and_patience_ends() -> None:
     with pytest.raises(ServiceError, match="can't do that at the moment: the memory of runs was taken away"):
         async for _ in Contact("there:1", told.append, 60).lasting(lambda: Refused(ended, full), lambda _: False):
             pass
+
+
+def test_the_words_of_a_stop_are_the_services_own() -> None:
+    """The command line knows them without the services' code."""
+    assert calls._STOPPING.startswith(words._STOPPING)
+    assert words._NOT_ACTED == handing.NOT_ACTED
 
 
 async def test_a_stream_that_was_open_is_lost_when_its_service_stops() -> None:

@@ -53,9 +53,12 @@ class SqliteStore:
     def __init__(self, file: OpenFile) -> None:
         """Takes the file over."""
         self._file = file
-        self._connection = file.connection
         self._full = True
         self._failing = False
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        return self._file.connection
 
     async def create(self, run: StoredRun, progress: Sequence[Progress], *, takes_workspace_of: str = "") -> None:
         """See RunStore."""
@@ -215,7 +218,6 @@ class SqliteStore:
     def _begin_log(self) -> None:
         log.error("executor.store.log_taken_away", extra={"path": str(self._file.path)})
         self._file.begin_log()
-        self._connection = self._file.connection
         self._full = True
 
     def _read(self, query: str, values: Sequence[object]) -> list[Any]:
