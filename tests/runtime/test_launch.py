@@ -1,6 +1,8 @@
 """A process of ours: how it begins, ends, and what it says when it can't."""
 
 import asyncio
+import json
+import os
 import re
 import resource
 import signal
@@ -19,6 +21,7 @@ from otto_runtime.settings import RuntimeSettings
 
 from .processes import Process, started
 
+RESOLVING = Path(__file__).with_name("resolving.py")
 pytestmark = pytest.mark.slow
 
 
@@ -135,3 +138,33 @@ def test_the_sdk_is_not_imported_without_an_endpoint() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["otto_scaler", "otto_executor", "otto_relay", "otto_standalone"])
+def test_grpc_is_told_how_to_resolve_names_before_it_is_imported(package: str) -> None:
+    """Its core reads the environment then, and never again."""
+    code = f"""
+import os, sys
+
+class Onlooker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "grpc":
+            print(os.environ.get("GRPC_DNS_RESOLVER"), os.environ.get("GRPC_VERBOSITY"))
+
+sys.meta_path.insert(0, Onlooker())
+import {package}.__main__
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    result = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "native NONE\n"
+
+
+def test_a_service_is_found_by_its_short_name_without_asking_the_world(tmp_path: Path) -> None:
+    """A name server that reaches no other one never answers for names that are none of the cluster's."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    apart = ("unshare", "--mount", "--net", "--propagation", "private")
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("namespaces may not be made here")
+    command = [*apart, sys.executable, str(RESOLVING)]
+    result = subprocess.run(command, env=clean, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(result.stdout) == ["otto-scaler.team.svc.cluster.local"]

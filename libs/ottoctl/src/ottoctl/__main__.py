@@ -11,6 +11,8 @@ def main() -> None:
     from ottoctl.exit_codes import BROKEN_PIPE
 
     whole_words(os.environ)
+    # gRPC's own resolver knows nothing of what the system knows besides DNS, and asks the world for what a search domain has answered.
+    os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 
     try:
         app()

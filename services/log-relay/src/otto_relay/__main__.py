@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from otto_runtime.launch import Compose
+from otto_runtime.launch import main as launch
+
+# isort: split
+# What follows imports gRPC, which reads then what the former has set.
 from otto_kubekit.settings import KubeSettings
 from otto_relay.app import relay_component
 from otto_relay.settings import DEFAULTS, Settings
-from otto_runtime.launch import Compose
-from otto_runtime.launch import main as launch
 from otto_runtime.settings import RuntimeSettings
 
 

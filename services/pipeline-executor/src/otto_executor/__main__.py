@@ -6,11 +6,14 @@ from typing import cast
 
 import msgspec
 
+from otto_runtime.launch import Compose
+from otto_runtime.launch import main as launch
+
+# isort: split
+# What follows imports gRPC, which reads then what the former has set.
 from otto_executor.app import executor_component
 from otto_executor.settings import DEFAULTS, Settings
 from otto_kubekit.settings import KubeSettings
-from otto_runtime.launch import Compose
-from otto_runtime.launch import main as launch
 from otto_runtime.replicas import Place
 from otto_runtime.settings import RuntimeSettings
 
