@@ -14,7 +14,7 @@ from otto_runtime.tasks import leaves
 
 from .. import report
 from ..machine import description
-from . import lines, memory, pipelines, requests, scale, starts
+from . import lines, memory, pipelines, requests, scale, starts, takeover
 from .figures import CLUSTER_FIGURES
 from .kwok import NoKwokError
 from .release import InterruptedMeasureError, Release, released
@@ -36,6 +36,7 @@ MEASURES = {
     "chain": Measure(pipelines.chain),
     "many": Measure(pipelines.many),
     "lines": Measure(lines.latency),
+    "takeover": Measure(takeover.takeover),
     "requests": Measure(requests.requests, requests.VALUES),
     "scale": Measure(scale.scale, scale.VALUES),
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ..figures import Figure
 
 SERVICES = ("scaler", "pipeline-executor", "log-relay")
+WITH_REPLICAS = SERVICES[:2]
 """The components of a release whose processes are measured."""
 STARTED_AT_ONCE = (1, 10, 50)
 
@@ -56,6 +57,10 @@ def _figures() -> Iterator[Figure]:
     yield Figure("cluster.line.p99", "ms", "the same, p99", target=100.0)
     yield Figure("cluster.line.bare.p50", "ms", "write → client of the log API; 50 bare pods write as much, p50")
     yield Figure("cluster.line.bare.p99", "ms", "the same, p99")
+    for service in WITH_REPLICAS:
+        killed = f"two replicas of the {service}: the acting one is killed and its pod deleted → the other acts"
+        yield Figure(f"cluster.takeover.{service}.killed", "s", killed, target=15.0)
+        yield Figure(f"cluster.takeover.{service}.stopped", "s", "its pod is deleted: it stops, gives its Lease back → the same")
     for service in SERVICES:
         yield Figure(f"cluster.memory.{service}.idle", "MB", f"RSS of the {service}, idle", target=75.0)
         yield Figure(f"cluster.memory.{service}.100", "MB", "the same with 100 running pods", target=100.0)
