@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 TAKEOVER_SECONDS = 60
-"""At most, from the death of the one that acts until another does, on a machine where all is slow; `make bench-cluster` judges how long it is."""
+"""At most, from the death of the one that acts until another does, on a slow machine; `make bench-cluster` judges how long it is."""
 
 
 async def test_the_other_replica_takes_over(installed: Install, capsys: pytest.CaptureFixture[str]) -> None:

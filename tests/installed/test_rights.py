@@ -1,0 +1,78 @@
+"""What the Roles of a release allow is what its services ask for, and nothing else."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from ottoscaler.v1.pipeline_pb2 import PipelineRequest
+from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest
+from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
+from ottoscaler.v1.worker_pb2 import SecretEnv
+
+from ..patient_clients import Clients
+from .conftest import Install
+from .installation import CHART, Installation
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+RIGHTS = yaml.safe_load((CHART / "files/rights.yaml").read_text())
+SELDOM = {
+    "scaler": {("get", "leases"), ("get", "pods"), ("list", "events")},
+    "pipeline-executor": {("get", "leases")},
+    "log-relay": set[tuple[str, str]](),
+}
+"""Asked after a conflict only, and of a pod that says nothing of why it does not start."""
+SHORT_LIVES = (
+    "scaler.settings.finished_ttl=1",
+    "executor.settings.workspace_retention=1",
+    "executor.settings.run_retention=1",
+    "executor.settings.retention_interval=1",
+)
+
+
+def requests(here: Installation, component: str) -> dict[tuple[str, str], set[str]]:
+    """What a service has asked of the API server: verbs and resources, and the codes of the answers."""
+    [pod] = here.pods(component)
+    path = f"/api/v1/namespaces/{here.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics"
+    found: dict[tuple[str, str], set[str]] = {}
+    for family in text_string_to_metric_families(here.kubectl("get", "--raw", path)):
+        if family.name == "otto_kube_request_duration_seconds":
+            for sample in family.samples:
+                found.setdefault((sample.labels["verb"], sample.labels["resource"]), set()).add(sample.labels["code"])
+    return found
+
+
+def granted(component: str) -> Iterator[tuple[str, str]]:
+    for right in RIGHTS[component]:
+        for verb in right["verbs"]:
+            yield verb, right["resource"]
+
+
+async def test_every_right_is_used_and_none_is_missing(installed: Install) -> None:
+    """After a life with all that runs do: nothing was answered with 403, and each verb of each Role was asked for by its service."""
+    here = await asyncio.to_thread(installed, *SHORT_LIVES)
+    await here.kubectl_soon("create", "secret", "generic", "known", "--from-literal=word=nobody-knows")
+    clients = Clients(here)
+    shell = ["sh", "-c"]
+    secret = [SecretEnv(name="WORD", secret="known", key="word")]
+    good = [
+        PipelineStage(stage_id="first", command=shell, args=["echo $WORD > here"], secret_env=secret, config={"otto.workspace": "shared"}),
+        PipelineStage(stage_id="second", command=shell, args=["cat here"], depends_on=["first"], config={"otto.workspace": "shared"}),
+    ]
+    endless = PipelineStage(stage_id="only", command=["sleep", "1000"])
+    async with asyncio.timeout(400), here.channel() as channel:
+        account = await clients.run(PipelineRequest(pipeline_id="good", stages=good))
+        assert account.outcome()["second"][0] == "STAGE_COMPLETED"
+        async for message in PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id="endless", stages=[endless])):
+            if message.status == StageStatus.STAGE_RUNNING:
+                await PipelineServiceStub(channel).CancelPipeline(CancelPipelineRequest(pipeline_id="endless"))
+        while here.workers() or here.kubectl("get", "pipelineruns", "--output", "name"):
+            await asyncio.sleep(0.5)
+    for component in RIGHTS:
+        asked = await asyncio.to_thread(requests, here, component)
+        assert [what for what, codes in asked.items() if "403" in codes] == []
+        assert set(granted(component)) - asked.keys() <= SELDOM[component], component
+        assert asked.keys() - set(granted(component)) <= {("get", "none")}, component  # of what is no resource, as /version
