@@ -216,12 +216,13 @@ cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engi
 # A cluster of one's own choice pulls the images that the values in OTTO_TEST_IMAGES name. Most of the time tests wait for pods to start,
 # so two run at a time, but for those that take away what the others need.
 ON_CLUSTER = $(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15
-test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some; QUICK=1 without those that take long or take nodes away)
+test-cluster: export OTTO_TEST_QUICK := $(QUICK)
+test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some; QUICK=1 without some that take minutes, and others at fewer moments)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(BUILD) --workshop)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
 	@$(if $(ONLY),$(ON_CLUSTER) -m cluster -k "$(ONLY)",\
-	  $(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and not disruptive $(if $(QUICK),and not long)" \
-	  $(if $(QUICK),,&& $(ON_CLUSTER) -m "cluster and disruptive"))
+	  $(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and not disruptive $(if $(QUICK),and not long)" && \
+	  $(ON_CLUSTER) -m "cluster and disruptive $(if $(QUICK),and not long)")
 
 bench-cluster: JSON := .bench/cluster.json
 bench-cluster: setup clients ## Measure a release on it beside bare pods: a table, and $(JSON) (RUNS=5, SIZE=0.1, ONLY=starts,chain as for bench; MARKDOWN=1)

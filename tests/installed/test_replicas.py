@@ -10,7 +10,7 @@ from .conftest import Install
 from .installation import Installation
 from .pod_watch import watching_leases, watching_pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 TAKEOVER_SECONDS = 60

@@ -102,6 +102,7 @@ def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> 
 
 @pytest.mark.cluster
 @pytest.mark.disruptive
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_small_run_on_a_cluster_measures_everything(tmp_path: Path) -> None:
     """The same command as in `make bench-cluster`, with fake nodes beside the real ones, of which nothing is left."""
