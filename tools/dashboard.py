@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 CHOSEN = 'namespace=~"$namespace", app_kubernetes_io_instance=~"$release"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS, HEIGHT = 24, 7
+COLOURS = {"completed": "green", "succeeded": "green", "failed": "red", "cancelled": "gray"}
+"""Of series that have such a name: by their order what failed might be green."""
 
 
 class Panel(NamedTuple):
@@ -218,12 +220,17 @@ def described(panel: Panel) -> dict[str, Any]:
     ]
     about = {"description": panel.about} if panel.about else {}
     more = {"timeseries": {"min": 0}, "stat": {"decimals": 0}}.get(panel.kind, {})
+    coloured = [
+        {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}]}
+        for name, colour in COLOURS.items()
+        if panel.kind == "timeseries"
+    ]
     return {
         "type": panel.kind,
         "title": panel.title,
         **about,
         "datasource": SOURCE,
-        "fieldConfig": {"defaults": {"unit": panel.unit, **more}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": panel.unit, **more}, "overrides": coloured},
         "targets": targets,
     }
 
