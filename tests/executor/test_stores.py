@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -362,6 +363,21 @@ async def test_a_log_that_is_taken_away_costs_nothing(tmp_path: Path, instead: b
     again = await open_store(tmp_path / "killed" / path.name)
     assert {one.pipeline_id for one in await again.page((), None, 10)} == {"before", "after", "later"}
     await again.close()
+    await store.close()
+
+
+async def test_a_log_that_can_not_be_begun_anew_is_begun_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at that moment makes calls fail as long as it is, and no longer."""
+    store = await open_store(tmp_path / "runs.sqlite")
+    await store.create(record("before"), [])
+    (tmp_path / "runs.sqlite-wal").unlink()
+    with monkeypatch.context() as full:
+        full.setattr(sqlite3, "connect", Mock(side_effect=sqlite3.OperationalError("database or disk is full")))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="repeat the call"):
+                await store.create(record("meanwhile"), [])
+    await store.create(record("after"), [])
+    assert {one.pipeline_id for one in await store.page((), None, 10)} == {"before", "after"}
     await store.close()
 
 

@@ -72,6 +72,7 @@ class OpenFile:
         self._lock = lock
         self._log = path.with_name(f"{path.name}-wal")
         self._begun_log = _found(self._log)
+        self._connected = True
 
     @property
     def taken_away(self) -> bool:
@@ -84,15 +85,19 @@ class OpenFile:
         """Whether the write-ahead log, which holds what was stored last, is not where the next process looks for it."""
         there = _found(self._log)
         self._begun_log = self._begun_log or there
-        return self._begun_log is not None and (there is None or not os.path.samestat(there, self._begun_log))
+        lost = self._begun_log is not None and (there is None or not os.path.samestat(there, self._begun_log))
+        return lost or not self._connected
 
     def begin_log(self) -> None:
-        """Takes what only the log holds into the file, as both are open still, and begins another one. Raises sqlite3.Error."""
-        busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            raise sqlite3.OperationalError("the log can't be taken in now")
-        self.connection.close()
+        """Takes what only the log holds into the file, as both are open still, and begins another one. Raises sqlite3.Error: try again."""
+        if self._connected:
+            busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                raise sqlite3.OperationalError("the log can't be taken in now")
+            self.connection.close()
+            self._connected = False
         self.connection = _connect(self.path)
+        self._connected = True
         self._begun_log = _found(self._log)
 
     def close(self) -> None:
