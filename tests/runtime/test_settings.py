@@ -135,6 +135,12 @@ def test_a_refused_url_is_told_without_its_password(kind: type[msgspec.Struct], 
     assert not any(part in found for part in ("usr", *password.split()))
 
 
+def test_a_refused_address_is_told_without_its_password() -> None:
+    """Also where it was no URL."""
+    (found,) = problems({"OTTO_OTLP_ENDPOINT": "usr:hun/ter@2@collector:4999"}, RuntimeSettings, "OTTO")
+    assert found.startswith("OTTO_OTLP_ENDPOINT='***@collector:4999'")
+
+
 def test_what_needs_more_than_a_bound_is_told_with_the_rest() -> None:
     """Addresses that are none do not wait for numbers to be right, nor for each other; choices and bounds are said in words."""
     environ = {

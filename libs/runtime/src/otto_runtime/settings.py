@@ -21,8 +21,8 @@ from otto_runtime.addresses import parse
 from otto_runtime.allowed import allowed
 
 S = TypeVar("S", bound=msgspec.Struct)
-_LOGIN = re.compile(r"://.*@", re.DOTALL)
-"""User and password of a URL, of whatever characters: what is refused is printed, and stays in logs."""
+_LOGIN = re.compile(r"(://).*@|[^\s/:@'\"]+:(?!//)[^\s'\"]*@", re.DOTALL)
+"""User and password of a URL, or before a host alone, of whatever characters: what is refused is printed, and stays in logs."""
 
 
 class SettingsError(Exception):
@@ -94,7 +94,7 @@ def load(settings_type: type[S], prefix: str, environ: Mapping[str, str]) -> S:
         try:
             values[field.name] = _read(text, hints[field.name])
         except ValueError as error:
-            problems.append(f"{variable}={_LOGIN.sub('://***@', str(error))}")
+            problems.append(f"{variable}=" + _LOGIN.sub(r"\1***@", str(error)))
     if problems:
         raise SettingsError(problems)
     return settings_type(**values)
