@@ -117,10 +117,11 @@ def built(program: str, on: str, target: str, **parameters: str) -> str:
     index = os.environ.get("PIP_INDEX_URL")
     parameters |= {"BASE": on} | ({"PIP_INDEX_URL": index} if index else {})
     arguments = [word for name, value in parameters.items() for word in ("--build-arg", f"{name}={value}")]
-    with tempfile.NamedTemporaryFile("r") as told:  # by the engine, of this very build: another checkout may build the same target now
-        own += ["--iidfile", told.name]
+    with tempfile.TemporaryDirectory() as directory:
+        told = Path(directory, "id")  # by the engine, of this very build: another checkout may build the same target now
+        own += ["--iidfile", str(told)]
         said(program, "build", "--network", "host", *own, *arguments, "--target", target, "--file", "services/Dockerfile", ".")
-        return told.read().strip().removeprefix("sha256:")
+        return told.read_text().strip().removeprefix("sha256:")
 
 
 def saved(program: str, image: Image, directory: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..ports import free_port
+from ..ports import HOST, free_port
 
 MODULES = {"scaler": "otto_scaler", "pipeline-executor": "otto_executor", "log-relay": "otto_relay"}
 END_SECONDS = 60.0
@@ -19,7 +19,7 @@ class Apart:
 
     def __init__(self, state: Path) -> None:
         self.state = state
-        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in MODULES}
+        self.addresses = {name: f"{HOST}:{free_port()}" for name in MODULES}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..ports import free_port
+from ..ports import BARE_HOST, HOST, free_port
 from .rendering import BIN, objects, one
 
 START_SECONDS = 30.0
@@ -32,7 +32,7 @@ class FrontDoor:
     """A running Envoy: where it listens, and what it wrote."""
 
     def __init__(self, directory: Path, ports: dict[str, int], process: asyncio.subprocess.Process) -> None:
-        self.address = f"127.0.0.1:{ports['grpc']}"
+        self.address = f"{HOST}:{ports['grpc']}"
         self.self_port = ports["self"]
         self.metrics_port = ports["metrics"]
         self.admin = directory / "admin.sock"
@@ -43,7 +43,7 @@ class FrontDoor:
         """Its access log so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
-    async def get(self, port: int, path: str, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str]:
+    async def get(self, port: int, path: str, method: str = "GET", host: str = BARE_HOST) -> tuple[int, str]:
         """Status and body of a plain HTTP request; 0 if nobody answers."""
         return await asyncio.to_thread(_get, host, port, path, method)
 
@@ -70,13 +70,13 @@ async def front_door(directory: Path, upstreams: dict[str, str], *arguments: str
         ports[listener["name"]] = free_port()
         listener["address"]["socket_address"]["port_value"] = ports[listener["name"]]
         if not everywhere:
-            listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": ports[listener["name"]]}
+            listener["address"]["socket_address"] = {"address": BARE_HOST, "port_value": ports[listener["name"]]}
     text = json.dumps(config)
     for cluster, address in upstreams.items():
         host, _, port = address.rpartition(":")
         text = text.replace(
             json.dumps({"address": f"otto-ottoscaler-{cluster}", "port_value": 9090}),
-            json.dumps({"address": host, "port_value": int(port)}),
+            json.dumps({"address": host.strip("[]"), "port_value": int(port)}),
         )
     text = text.replace("/run/envoy/admin.sock", str(directory / "admin.sock"))
     assert "otto-ottoscaler-" not in text

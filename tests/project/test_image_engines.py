@@ -34,6 +34,18 @@ def test_the_first_that_works_builds(tmp_path: Path, there: dict[str, int], name
     assert done.stdout.startswith(chosen)
 
 
+@pytest.mark.parametrize("program", ["docker", "podman", "buildah"])
+def test_an_image_is_known_by_the_id_that_its_engine_writes(tmp_path: Path, program: str) -> None:
+    """Docker's client removes the file that it is to write the id into, and puts another one there."""
+    script = 'while [ "$1" != --iidfile ]; do shift; done; rm -f "$2"; echo sha256:0123abcd > "$2.new"; mv "$2.new" "$2"\n'
+    (tmp_path / program).write_text(f"#!/bin/sh\n{script}")
+    (tmp_path / program).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin", "PYTHONPATH": str(ROOT / "tools")}
+    build = f"import images\nprint(images.built({program!r}, 'base', 'scaler'))"
+    done = subprocess.run([sys.executable, "-c", build], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0123abcd\n"
+
+
 @pytest.mark.parametrize("tag", ["595279198725", "1234e5678901", "0"])
 def test_a_tag_that_looks_like_a_number_is_one_to_nobody(tag: str) -> None:
     """A tag is the beginning of a hash, so now and then of digits alone; the chart takes nothing but texts."""

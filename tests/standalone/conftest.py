@@ -13,6 +13,8 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ..ports import HOST
+
 START_SECONDS = 120.0
 
 
@@ -22,7 +24,7 @@ class Standalone:
     def __init__(self, state: Path, **environ: str) -> None:
         self.state = state
         self.address = ""
-        self._environ = {"OTTO_LISTEN": "127.0.0.1:0", **environ}
+        self._environ = {"OTTO_LISTEN": f"{HOST}:0", **environ}
         self._process: asyncio.subprocess.Process | None = None
         self._starts = 0
 

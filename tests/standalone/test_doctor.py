@@ -29,7 +29,7 @@ from ottoscaler.v1.pipeline_service_pb2 import GetPipelineRequest, GetPipelineRe
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceServicer, add_PipelineServiceServicer_to_server
 from ottoscaler.v1.stage_pb2 import StageStatus
 
-from ..ports import free_port
+from ..ports import HOST, free_port
 from .conftest import Standalone, ottoctl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # many short processes: on a busy machine each takes seconds to start
@@ -93,8 +93,8 @@ async def test_no_service(tmp_path: Path) -> None:
 
 async def test_a_service_elsewhere_is_pointed_to_and_said_to_hold_the_state(standalone: Standalone) -> None:
     """The wrong port is asked: what serves at another port, and who holds the state directory, are named."""
-    findings, _ = await examined(f"127.0.0.1:{free_port()}", OTTO_STANDALONE_STATE_DIR=str(standalone.state))
-    assert "ottoctl --address 127.0.0.1:" in bad(findings, "address").remedy
+    findings, _ = await examined(f"{HOST}:{free_port()}", OTTO_STANDALONE_STATE_DIR=str(standalone.state))
+    assert f"ottoctl --address {HOST}:" in bad(findings, "address").remedy
     assert f"process {standalone.process.pid} " in bad(findings, "state").words
 
 

@@ -1,5 +1,8 @@
 """The thin path through everything: two stages, their progress, their logs, after the fact and again."""
 
+import urllib.request
+from pathlib import Path
+
 from ottoscaler.v1.log_pb2 import BuildIdentifier, BuildLogKind
 from ottoscaler.v1.log_streaming_service_pb2_grpc import LogStreamingServiceStub
 from ottoscaler.v1.otto_handler_log_service_pb2_grpc import OttoHandlerLogServiceStub
@@ -8,7 +11,10 @@ from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.pipeline_pb2 import PipelineProgress, PipelineRequest
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 
-from .conftest import Standalone
+from ..ports import HOST
+from .conftest import Standalone, ottoctl, serving
+
+HELLO = Path(__file__).resolve().parents[2] / "pipelines/hello.yaml"
 
 
 def two_stages(pipeline_id: str) -> PipelineRequest:
@@ -53,6 +59,15 @@ async def test_the_existing_client_finds_everything_on_one_address(standalone: S
         await call.initial_metadata()
         assert await standalone.stop() == 0
         assert (await call.code()).name == "OK"
+
+
+async def test_the_pipeline_that_says_hello_runs_and_is_counted(tmp_path: Path) -> None:
+    """`ottoctl pipeline run pipelines/hello.yaml` as the README has it, and /metrics afterwards."""
+    async with serving(tmp_path / "state", OTTO_METRICS_LISTEN=f"{HOST}:0") as standalone:
+        code, output = await ottoctl(standalone, "pipeline", "run", str(HELLO))
+        assert (code, "Hello, world" in output) == (0, True), output
+        with urllib.request.urlopen(f"http://{standalone.metrics}/metrics", timeout=30) as answer:
+            assert 'otto_executor_pipeline_duration_seconds_count{status="completed"} 1.0' in answer.read().decode()
 
 
 def without_replayed(message: PipelineProgress) -> PipelineProgress:

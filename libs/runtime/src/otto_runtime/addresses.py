@@ -1,6 +1,8 @@
 """Network addresses as people write them: HOST:PORT."""
 
 import re
+import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
@@ -28,7 +30,17 @@ class Address(NamedTuple):
 
     def dialable(self, port: int) -> str:
         """The address that a client on this machine can dial when this one is listened on at `port`."""
-        return f"{'127.0.0.1' if self.host in _EVERY_INTERFACE else self.host}:{port}"
+        return f"{_loopback(self.host) if self.everywhere else self.host}:{port}"
+
+
+def _loopback(everywhere: str) -> str:
+    """Which of the loopback's addresses to dial: whoever listens on IPv6 may have the one or the other only."""
+    if everywhere == "[::]":
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", 0))
+            return "127.0.0.1"
+        return "[::1]"
+    return "127.0.0.1"
 
 
 def parse(text: str) -> Address:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import socket
 import ssl
 
@@ -14,6 +15,7 @@ ANSWER_SECONDS = 2.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """What every HTTP/2 client says first, with empty SETTINGS."""
 SETTINGS = 4
+LOOPBACK = ("127.0.0.1", "[::1]")
 _OTHERS = "--address or OTTO_ADDRESS names Ottoscaler's"
 
 
@@ -73,14 +75,14 @@ async def refused(case: Case) -> Finding:
     if not case.local:
         return fail(words, "is it running there, and listening on that interface (OTTO_LISTEN)? By default it listens on loopback only")
     for found, ports in instances():
-        for port in ports:
+        for port, host in itertools.product(ports, LOOPBACK):
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    reader, writer = await asyncio.open_connection(host.strip("[]"), port)
                 spoken = await _spoken(reader, writer)
                 writer.close()
                 if spoken == "h2c":
-                    return fail(f"{words}; but {found} serves at 127.0.0.1:{port}", f"use that: ottoctl --address 127.0.0.1:{port} …")
+                    return fail(f"{words}; but {found} serves at {host}:{port}", f"use that: ottoctl --address {host}:{port} …")
     return fail(words, "start it: make serve (or ottoscaler-standalone)")
 
 
