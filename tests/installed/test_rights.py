@@ -7,6 +7,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from otto_kubekit.kinds import POD_METRICS
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
@@ -25,7 +26,9 @@ SELDOM = {
     "log-relay": set[tuple[str, str]](),
 }
 """Asked after a conflict only, and of a pod that says nothing of why it does not start."""
+METRICS = POD_METRICS.group
 SHORT_LIVES = (
+    "scaler.settings.usage_interval=1",
     "scaler.settings.finished_ttl=1",
     "executor.settings.workspace_retention=1",
     "executor.settings.run_retention=1",
@@ -48,7 +51,7 @@ def requests(here: Installation, component: str) -> dict[tuple[str, str], set[st
 def granted(component: str) -> Iterator[tuple[str, str]]:
     for right in RIGHTS[component]:
         for verb in right["verbs"]:
-            yield verb, right["resource"]
+            yield verb, f"{right['resource']}.{METRICS}" if right["group"] == METRICS else right["resource"]
 
 
 async def test_every_right_is_used_and_none_is_missing(installed: Install) -> None:

@@ -29,6 +29,7 @@ def figure(name: str, **wanted: str) -> float:
         ("GET", "/api/v1/namespaces/n", {}, ("get", "namespaces")),
         ("PATCH", "/apis/ottoscaler.io/v1alpha1/namespaces/n/pipelineruns/p/status", {}, ("patch", "pipelineruns/status")),
         ("PUT", "/apis/coordination.k8s.io/v1/namespaces/n/leases/l", {}, ("update", "leases")),
+        ("GET", "/apis/metrics.k8s.io/v1beta1/namespaces/n/pods", {}, ("list", "pods.metrics.k8s.io")),
         ("DELETE", "/api/v1/namespaces/n/pods", {}, ("deletecollection", "pods")),
         ("GET", "/version", {}, ("get", "none")),
     ],

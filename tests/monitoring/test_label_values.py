@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from otto_executor.metrics import RunMetrics
 from otto_executor.retry import INFRASTRUCTURE
 from otto_executor.runner import Standing
+from otto_kubekit.kinds import POD_METRICS
 from otto_kubekit.watching import Why
 from otto_runtime.calls import _FAULTS
 from otto_scaler.fleet import Fleet
@@ -66,6 +67,7 @@ def shown(families: Iterable[Metric]) -> dict[str, dict[str, set[str]]]:
     return found
 
 
+METRICS = POD_METRICS.group
 POSSIBLE = {
     **shown(RunMetrics(lambda: Standing(0), 1).collect()),
     **shown(WorkerMetrics(Fleet(MemoryBackend(), DEFAULT_LIMITS)).collect()),
@@ -73,7 +75,7 @@ POSSIBLE = {
     "otto_kube_request_duration_seconds": {
         "code": {str(status.value) for status in HTTPStatus} | {"none"},
         "verb": {verb for right in RIGHTS for verb in right["verbs"]},
-        "resource": {right["resource"] for right in RIGHTS},
+        "resource": {f"{right['resource']}.{METRICS}" if right["group"] == METRICS else right["resource"] for right in RIGHTS},
     },
     "otto_kube_watch_lists": {"why": set(get_args(Why))},
 }

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Histogram
 
+from otto_kubekit.kinds import POD_METRICS
+
 REQUEST_SECONDS = Histogram(
     "otto_kube_request_duration_seconds",
     "Time until the API server's answer began, by its status code; `none`: there was no answer.",
@@ -22,12 +24,15 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete
 
 
 def labels(method: str, path: str, query: Mapping[str, str]) -> tuple[str, str]:
-    """Verb and resource of a request, as Kubernetes names them: `list` and `pods`, `get` and `pods/log`."""
+    """Verb and resource of a request, as Kubernetes names them: `list` and `pods`, `get` and `pods/log`; with its group where the
+    API server only hands on what somebody else answers, or fails to.
+    """
     parts = path.strip("/").split("/")
+    group = f".{POD_METRICS.group}" if parts[:2] == ["apis", POD_METRICS.group] else ""
     parts = parts[2:] if parts[0] == "api" else parts[3:] if parts[0] == "apis" else []
     if len(parts) > 2 and parts[0] == "namespaces":
         parts = parts[2:]
-    resource = "/".join(parts[::2]) if parts else "none"
+    resource = "/".join(parts[::2]) + group if parts else "none"
     if method == "GET":
         return ("watch" if query.get("watch") == "true" else "get" if len(parts) != 1 else "list"), resource
     return ("deletecollection" if method == "DELETE" and len(parts) == 1 else _VERBS.get(method, method.lower())), resource
