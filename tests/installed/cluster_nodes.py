@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from .installation import said
 TOOLS = Path(__file__).parents[2] / "tools"
 UNTIL_SECONDS = 240
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+LONGEST_SECONDS = 3600
+"""After which a program that a killed test has left on a node ends by itself."""
 WORKERS, SERVICES = "otto-test-workers", "otto-test-services"
 """Labels of nodes to which workers and services may go."""
 
@@ -28,6 +30,12 @@ def names() -> list[str]:
     """Of all nodes; the first has the API server."""
     found = [node["metadata"] for node in get("nodes")["items"]]
     return [node["name"] for node in sorted(found, key=lambda node: CONTROL_PLANE not in node["labels"])]
+
+
+def built(what: str) -> Path:
+    """Where a program for clusters is that `python -m testcluster` builds; takes minutes when it is not there yet."""
+    command = [sys.executable, "-m", "testcluster", what]
+    return Path(subprocess.run(command, cwd=TOOLS, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -90,6 +98,27 @@ class Node:
             said(sys.executable, "-m", "testcluster", "connect", directory=TOOLS)
         until(lambda: self.ready)
         until(lambda: not get("node", self.name)["spec"].get("taints"))
+
+    def put(self, home: str, files: Mapping[str, bytes]) -> None:
+        """Programs and what they read, for root only."""
+        for name, content in files.items():
+            write = f"mkdir -p {home}; cat >{home}/{name}; chmod 700 {home}/{name}"
+            subprocess.run(["docker", "exec", "--interactive", self.name, "sh", "-c", write], input=content, check=True)
+
+    def start(self, unit: str, *command: str, settings: Mapping[str, str] | None = None, after: str = "") -> None:
+        """A program that runs there until `stop`, and then the command `after`; `settings` are its environment."""
+        options = [f"--setenv={name}={value}" for name, value in (settings or {}).items()]
+        options += [f"--property=ExecStopPost={after}"] if after else []
+        longest = f"--property=RuntimeMaxSec={LONGEST_SECONDS}"
+        said("docker", "exec", self.name, "systemd-run", f"--unit={unit}", "--collect", "--quiet", longest, *options, *command)
+
+    def stop(self, unit: str) -> None:
+        """Back when it has ended. Harmless where it does not run."""
+        said("docker", "exec", self.name, "sh", "-c", f"systemctl --quiet stop {unit} 2>/dev/null || true")
+
+    def drop(self, home: str) -> None:
+        """What `put` has put there."""
+        said("docker", "exec", self.name, "rm", "-rf", home)
 
     @property
     def has_our_network(self) -> bool:

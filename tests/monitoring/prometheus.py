@@ -89,6 +89,13 @@ async def prometheus(directory: Path, job: Mapping[str, Any], rules: Path = ALER
         "rule_files": [str(rules)],
         "scrape_configs": [dict(job)],
     }
+    async with serving(directory, configuration) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(directory: Path, configuration: Mapping[str, Any]) -> AsyncIterator[Prometheus]:
+    """A server that is configured so."""
     file, log = directory / "prometheus.yml", directory / "prometheus.log"
     file.write_text(yaml.safe_dump(configuration))
     with log.open("wb") as output:

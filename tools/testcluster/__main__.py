@@ -24,6 +24,10 @@ def main() -> int:
                 print(programs.kwok())
             case "enforcer":
                 print(enforcer.directory())
+            case "metrics-server":
+                print(programs.metrics_server())
+            case "prometheus-operator":
+                print(programs.prometheus_operator())
             case "tilt":
                 print(programs.tilt())
             case "up":
@@ -76,6 +80,10 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser("base", help="print where the archive of the image with Debian and Python is; made if need be")
     commands.add_parser("kwok", help="print where kwok is, which makes nodes and pods that need no machine; built if need be")
     commands.add_parser("enforcer", help="print where the directory is that lets a node keep network policies; built if need be")
+    commands.add_parser("metrics-server", help="print where metrics-server is, which tells what pods use; built if need be")
+    commands.add_parser(
+        "prometheus-operator", help="print where the directory with Prometheus's operator and its kinds is; built if need be"
+    )
     commands.add_parser("tilt", help="print where the program tilt is; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)

@@ -70,6 +70,29 @@ def kube_router() -> Path:
     return _built("kube-router", ["."]) / "kube-router"
 
 
+def metrics_server() -> Path:
+    """What tells what pods use, for tests of it: these clusters are without."""
+    return _built("metrics-server", ["tool"]) / "metrics-server"
+
+
+def prometheus_operator() -> Path:
+    """The directory of what makes a Prometheus's configuration of PodMonitors and PrometheusRules, `operator`, and of its kinds, `crds`."""
+
+    def make(target: Path) -> None:
+        _build(sources, target, ["tool"])
+        module = run(
+            ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/prometheus-operator/prometheus-operator"],
+            cwd=sources,
+            env=_settings(cgo=False),
+        )
+        (target / "crds").mkdir()
+        for file in Path(module.strip(), "example/prometheus-operator-crd").iterdir():
+            shutil.copyfile(file, target / "crds" / file.name)
+
+    sources = GO / "prometheus-operator"
+    return part("prometheus-operator", [sources, inspect.getsource(prometheus_operator), LEAN], make)
+
+
 def tilt() -> Path:
     """The program that keeps a cluster in step with the files that are worked on.
 
