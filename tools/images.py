@@ -77,22 +77,21 @@ def base(program: str) -> str:
         given = f"docker-archive:{made}"
     if not given:
         raise BuildError(f"{DEFAULT_BASE} can't be pulled; name an image with Python 3.11 or later: make images BASE=…")
-    return _squashed(given) if given.startswith("docker-archive:") and program == "buildah" else given
+    return _squashed(program, given) if given.startswith("docker-archive:") and program != "docker" else given
 
 
-def _squashed(archive: str) -> str:
-    """An archive as an image of one layer, made once: buildah builds on none whose history says less than its layers.
+def _squashed(program: str, archive: str) -> str:
+    """An archive as an image of one layer, made once: podman and buildah build on none whose history says less than its layers.
 
     Made again it would be another image, as its directories bear the time, and everything would be built anew.
     """
     with Path(archive.removeprefix("docker-archive:")).open("rb") as file:
         name = f"localhost/ottoscaler-base:{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
-    if not _works("buildah", "inspect", "--type", "image", name):
-        container = said("buildah", "from", archive).splitlines()[-1]
-        try:
-            said("buildah", "commit", "--quiet", "--squash", "--format", "docker", "--timestamp", "0", container, name)
-        finally:
-            said("buildah", "rm", container)
+    if not _works(program, "inspect", "--type", "image", name):
+        whole = "--squash-all" if program == "podman" else "--squash"
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "Dockerfile").write_text(f"FROM {archive}\n")
+            said(program, "build", "--quiet", whole, "--format", "docker", "--timestamp", "0", "--tag", name, directory)
     return name
 
 

@@ -1,12 +1,14 @@
 """Where the cluster is and who we are: kubeconfigs, service accounts, tokens that change, plug-ins, certificates."""
 
+import importlib.abc
 import json
+import re
 import shutil
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,22 @@ if len(sys.argv) > 2:
     status["expirationTimestamp"] = sys.argv[2]
 print(json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}))
 """
+
+
+class NotInImages(importlib.abc.MetaPathFinder):
+    """Says of the modules of `kubernetes` that services/Dockerfile leaves out that they are not there."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if re.fullmatch(r"kubernetes\.(aio\.)?client\.(api|models)\..*", fullname):
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@pytest.fixture(autouse=True)
+def as_in_an_image() -> Iterator[None]:
+    """Whatever credentials take is to be had without the modules that images lack."""
+    sys.meta_path.insert(0, finder := NotInImages())
+    yield
+    sys.meta_path.remove(finder)
 
 
 def written(path: Path, config: dict[str, Any]) -> KubeSettings:

@@ -46,6 +46,24 @@ def test_an_image_is_known_by_the_id_that_its_engine_writes(tmp_path: Path, prog
     assert done.stdout == "0123abcd\n"
 
 
+@pytest.mark.parametrize(("program", "squash"), [("podman", "--squash-all"), ("buildah", "--squash")])
+def test_an_archive_is_built_on_as_one_layer(tmp_path: Path, program: str, squash: str) -> None:
+    """Both commit no image on one whose history tells of fewer layers than it has, as archives that were not built do."""
+    said = 'case $1 in inspect) exit 1 ;; esac\nfor last; do :; done\ncat "$last/Dockerfile" > dockerfile\necho " $* " > arguments\n'
+    (tmp_path / program).write_text(f"#!/bin/sh\ncd {tmp_path}\n{said}")
+    (tmp_path / program).chmod(0o755)
+    (tmp_path / "base.tar").write_text("layers")
+    archive = f"docker-archive:{tmp_path / 'base.tar'}"
+    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin", "PYTHONPATH": str(ROOT / "tools"), "BASE": archive}
+    script = f"import images\nprint(images.base({program!r}))"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    name = done.stdout.strip()
+    assert name.startswith("localhost/ottoscaler-base:")
+    assert (tmp_path / "dockerfile").read_text() == f"FROM {archive}\n"
+    assert f" {squash} " in (tmp_path / "arguments").read_text()
+    assert f" --tag {name} " in (tmp_path / "arguments").read_text()
+
+
 @pytest.mark.parametrize("tag", ["595279198725", "1234e5678901", "0"])
 def test_a_tag_that_looks_like_a_number_is_one_to_nobody(tag: str) -> None:
     """A tag is the beginning of a hash, so now and then of digits alone; the chart takes nothing but texts."""

@@ -20,6 +20,13 @@ STORAGE = "docker.io/library/local-path-provisioner:latest"
 PYTHON_PACKAGES = ["python3", "python3-venv", "ca-certificates"]
 # What nobody reads in a container is a third of its files.
 UNREAD = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man")]
+# The essential packages want `usrmerge`, which brings all of Perl, 49 MB, or what says that nothing is left for it to do.
+PREFERENCE = '"$1/etc/apt/preferences.d/usrmerge"'
+MERGED = [
+    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+    f'--setup-hook=printf "Package: usrmerge\\nPin: release *\\nPin-Priority: -1\\n" >{PREFERENCE}',
+    f"--customize-hook=rm {PREFERENCE}",
+]
 PROXY_PACKAGES = ["nftables", "iptables", "conntrack", "kmod"]
 NODE_PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "conntrack", "iptables", "nftables", "iproute2", "ethtool", "util-linux", "mount", "kmod"),
@@ -34,10 +41,10 @@ def base() -> Path:
 
 def _base() -> Path:
     def make(target: Path) -> None:
-        rootfs = debian(target / "rootfs.tar", "minbase", PYTHON_PACKAGES)
+        rootfs = debian(target / "rootfs.tar", "minbase", PYTHON_PACKAGES, *MERGED)
         archives.write(target / "base.tar", [Image([BASE], [rootfs], {"Cmd": ["python3"]})])
 
-    return part("base", [SUITE, *PYTHON_PACKAGES, *UNREAD, BASE, Path(archives.__file__)], make)
+    return part("base", [SUITE, *PYTHON_PACKAGES, *UNREAD, *MERGED, BASE, Path(archives.__file__)], make)
 
 
 def node() -> Path:
