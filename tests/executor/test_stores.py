@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -368,11 +367,15 @@ async def test_a_log_that_is_taken_away_costs_nothing(tmp_path: Path, instead: b
 
 async def test_a_log_that_can_not_be_begun_anew_is_begun_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full at that moment makes calls fail as long as it is, and no longer."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
     store = await open_store(tmp_path / "runs.sqlite")
     await store.create(record("before"), [])
     (tmp_path / "runs.sqlite-wal").unlink()
     with monkeypatch.context() as full:
-        full.setattr(sqlite3, "connect", Mock(side_effect=sqlite3.OperationalError("database or disk is full")))
+        full.setattr(sqlite3, "connect", refused)
         for _ in range(2):
             with pytest.raises(StoreUnavailableError, match="repeat the call"):
                 await store.create(record("meanwhile"), [])
