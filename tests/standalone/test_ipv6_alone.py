@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+SECONDS = 600.0
+"""Far more than they take."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS + 60)]
 
 ROOT = Path(__file__).resolve().parents[2]
 APART = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
@@ -22,8 +24,6 @@ FRONT_DOOR = [
     f"tests/chart/test_front_door.py::{name}"
     for name in ("test_health_is_the_owners_and_that_of_all_is_everybodys", "test_grpcurl_finds_every_service_and_calls_it")
 ]
-SECONDS = 600.0
-"""Far more than they take."""
 
 
 @pytest.mark.parametrize(
