@@ -159,6 +159,16 @@ import {package}.__main__
     assert result.stdout == "native NONE\n"
 
 
+@pytest.mark.parametrize("program", ["otto-scaler", "otto-executor", "otto-relay", "ottoscaler-standalone"])
+def test_help_is_told_and_nothing_is_started(program: str, tmp_path: Path) -> None:
+    """Also that an argument which it does not know is refused."""
+    command, environ = [Path(sys.executable).with_name(program)], {**os.environ, "HOME": str(tmp_path), "OTTO_LISTEN": "127.0.0.1:0"}
+    told = subprocess.run([*command, "--help"], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.startswith(f"usage: {program} ")
+    refused = subprocess.run([*command, "serve"], env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert (refused.returncode, "unrecognized arguments: serve" in refused.stderr) == (2, True)
+
+
 def test_a_service_is_found_by_its_short_name_without_asking_the_world(tmp_path: Path) -> None:
     """A name server that reaches no other one never answers for names that are none of the cluster's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}

@@ -1,5 +1,6 @@
 """`otto-relay`: reads the environment and runs the log-relay until SIGTERM or SIGINT."""
 
+import argparse
 from collections.abc import Sequence
 
 import msgspec
@@ -23,7 +24,12 @@ def _compose(read: Sequence[msgspec.Struct]) -> Compose:
 
 
 def main() -> int:
-    """Runs the service; returns the exit code."""
+    """Runs the log-relay; returns the exit code (0 stopped, 1 could not start or failed, 2 bad settings or usage)."""
+    parser = argparse.ArgumentParser(
+        prog="otto-relay",
+        description="Serves LogStreamingService. Everything is set by OTTO_*, OTTO_RELAY_* and OTTO_KUBE_* environment variables.",
+    )
+    parser.parse_args()
     return launch("log-relay", {"OTTO": RuntimeSettings, "OTTO_RELAY": Settings, "OTTO_KUBE": KubeSettings}, _compose, DEFAULTS)
 
 
