@@ -17,7 +17,7 @@ from .installation import RELEASE, Installation, said
 from .outsiders import LISTENS, SCRIPTS, Pod, outsiders, running, who_reaches
 from .policy_enforcer import policies_kept
 
-pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.long, pytest.mark.timeout(1800)]
 
 Values = Any
 """As in values.yaml."""
