@@ -217,12 +217,13 @@ cluster-load: setup ## Make an image known to its nodes: IMAGE=name (of its engi
 # so two run at a time, but for those that take away what the others need.
 ON_CLUSTER = $(if $(OTTO_TEST_KUBECONFIG),,$(CLUSTER) run) pytest -v --durations 15
 test-cluster: export OTTO_TEST_QUICK := $(QUICK)
-test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some; QUICK=1 without some that take minutes, and others at fewer moments)
+test-cluster: setup clients node ## The tests that need the cluster (ONLY=words for some; QUICK=1: without some, others at fewer moments; PART=1 what takes no minutes and disturbs nothing, PART=2 the rest)
 	@$(if $(OTTO_TEST_KUBECONFIG),,$(BUILD) --workshop)
 	@$(if $(OTTO_TEST_KUBECONFIG),,tools/load-images)
 	@$(if $(ONLY),$(ON_CLUSTER) -m cluster -k "$(ONLY)",\
-	  $(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and not disruptive $(if $(QUICK),and not long)" && \
-	  $(ON_CLUSTER) -m "cluster and disruptive $(if $(QUICK),and not long)")
+	  $(if $(filter 2,$(PART)),true,$(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and not long and not disruptive") && \
+	  $(if $(filter 1,$(PART)),true,$(ON_CLUSTER) -n 2 --dist worksteal -m "cluster and long and not disruptive" && \
+	  $(ON_CLUSTER) -m "cluster and disruptive"))
 
 bench-cluster: JSON := .bench/cluster.json
 bench-cluster: setup clients ## Measure a release on it beside bare pods: a table, and $(JSON) (RUNS=5, SIZE=0.1, ONLY=starts,chain as for bench; MARKDOWN=1)

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from ..patient_clients import Clients, approve_when_asked, check, everything, requests_for
+from ..quick import QUICK
 from .control_plane import ControlPlane
 from .installation import COMPONENTS, Installation
 from .load import Load
 from .pod_watch import watching_pods
-from .quick import QUICK
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 
 PIPELINES, LARGER, ROUNDS = (10, 2, 1) if QUICK else (50, 7, 2)
 """In each, every service is hit once in each way."""

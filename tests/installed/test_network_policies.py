@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ..quick import unless_quick
 from .cluster_nodes import UNTIL_SECONDS, get, until
 from .conftest import installing
 from .in_pods.dials import gets_in
@@ -17,7 +18,7 @@ from .installation import RELEASE, Installation, said
 from .outsiders import LISTENS, SCRIPTS, Pod, outsiders, running, who_reaches
 from .policy_enforcer import policies_kept
 
-pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, unless_quick, pytest.mark.timeout(1800)]
 
 Values = Any
 """As in values.yaml."""

@@ -11,6 +11,7 @@ from ottoscaler.v1.stage_pb2 import PipelineStage
 from ottoscaler.v1.worker_pb2 import FailureCause
 
 from ..patient_clients import Account, Clients
+from ..quick import unless_quick
 from .cluster_nodes import SERVICES, WORKERS, Node, get, names, until
 from .conftest import Install, installing
 from .installation import COMPONENTS, Installation
@@ -128,7 +129,7 @@ async def test_workers_on_a_node_that_thaws_in_time(release: Installation, spare
     assert [e.sequence for e in account.entries] == list(range(1, len(account.entries) + 1))
 
 
-@pytest.mark.long
+@unless_quick
 async def test_a_worker_on_a_node_that_does_not_answer(main: Node, installed: Install, spare: Node) -> None:
     """After what its pod tolerates, it ends with NODE_LOST and is tried again elsewhere; its pod stays until the node is back."""
     installation = await asyncio.to_thread(installed, *APART, *tolerating(1))
@@ -145,7 +146,7 @@ async def test_a_worker_on_a_node_that_does_not_answer(main: Node, installed: In
     await asyncio.to_thread(until, lambda: spare.name not in {pod["spec"]["nodeName"] for pod in installation.pods("worker")})
 
 
-@pytest.mark.long
+@unless_quick
 async def test_a_pod_that_is_forced_away_from_a_node_that_does_not_answer(main: Node, release: Installation, spare: Node) -> None:
     """`kubectl delete --force` ends its worker at once: NODE_LOST, as the node did it and not who deleted it."""
     request = one_stage(COUNTING_AT_FIRST)

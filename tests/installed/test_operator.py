@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from ..monitoring.prometheus import answered, needed, panels, rules, selectors, serving
+from ..quick import unless_quick
 from .conftest import installing
 from .installation import CHART, RELEASE, ROOT, Installation, said
 from .prometheus_operator import configured, kinds, operating
 from .scraping import FAULTS, scraped, work
 
-pytestmark = [needed, pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [needed, pytest.mark.cluster, pytest.mark.long, unless_quick, pytest.mark.timeout(1500)]
 
 
 def values() -> dict[str, Any]:

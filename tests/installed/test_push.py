@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from ..ports import free_port
+from ..quick import unless_quick
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import images  # noqa: E402 - tools/ is no package of the project's environment
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, unless_quick, pytest.mark.timeout(900)]
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 START_SECONDS = 60.0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ..quick import unless_quick
 from .installation import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,7 @@ def test_a_change_of_code_makes_one_layer_anew_without_a_network(
 
 
 @pytest.mark.long
+@unless_quick
 def test_what_is_built_twice_is_the_same_layer_by_layer(program: str, base: str, tmp_path: Path) -> None:
     """Python's library and our code, compiled once more from other copies of the same files, nothing out of a cache."""
     told = []

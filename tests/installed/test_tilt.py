@@ -22,8 +22,8 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageType
 
 from ..cluster_report import reported
 from ..ports import free_port
+from ..quick import QUICK
 from .installation import IMAGES, ROOT, said
-from .quick import QUICK
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 BUILD_SECONDS = 1200
@@ -140,6 +140,7 @@ def test_tilt_ci_ends_green(tilt: Tilt) -> None:
     assert "doctor" in tilt.told("ci")
 
 
+@pytest.mark.long
 def test_what_is_saved_runs_in_its_pod(up: Tilt) -> None:
     """The line of CONTRIBUTING that changes something does so in the pod that runs; a change of what is installed gives each another."""
     before = up.pods()

@@ -14,12 +14,12 @@ from ottoscaler.v1.ottoscaler_service_pb2_grpc import OttoscalerServiceStub
 from ottoscaler.v1.worker_pb2 import WorkerSpec
 
 from ..patient_clients import Clients
+from ..quick import QUICK
 from .conftest import Install
 from .installation import COMPONENTS, IMAGES, ROOT, Installation, install, said
 from .load import Load
 from .onlooker import attached
 from .pod_watch import watching_leases, watching_pods
-from .quick import QUICK
 from .test_pipelines import one_stage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -41,6 +41,7 @@ AT_ONCE_SECONDS = 5
 """Half of what another replica would wait for a Lease that was not given back."""
 
 
+@pytest.mark.long
 async def test_everything_is_replaced_in_the_middle_of_runs(installed: Install, capsys: pytest.CaptureFixture[str]) -> None:
     """Upgrades, rollbacks and restarts of all there is lose and double nothing; who is attached goes on; the next replica acts at once."""
     installation = await asyncio.to_thread(installed)

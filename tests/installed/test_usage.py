@@ -16,13 +16,14 @@ from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
 from ottoscaler.v1.worker_pb2 import WorkerPodStatus
 
 from ..patient_clients import Account, Clients
+from ..quick import unless_quick
 from .conftest import Install
 from .control_plane import ControlPlane
 from .installation import CommandError, Installation
 from .metrics_server import measured, metrics_server
 
 # While nobody answers for an API that is registered, the cluster deletes no namespace: no place for other tests.
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.disruptive, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, unless_quick, pytest.mark.timeout(1500)]
 
 MB = 1_000_000
 PATIENCE = 300

@@ -12,6 +12,7 @@ import pytest
 from ..bench.cluster.figures import CLUSTER_FIGURES
 from ..bench.compare import changes
 from ..bench.figures import FIGURES, percentile
+from ..quick import unless_quick
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +103,7 @@ def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> 
 
 @pytest.mark.cluster
 @pytest.mark.disruptive
-@pytest.mark.long
+@unless_quick
 @pytest.mark.timeout(600)
 def test_a_small_run_on_a_cluster_measures_everything(tmp_path: Path) -> None:
     """The same command as in `make bench-cluster`, with fake nodes beside the real ones, of which nothing is left."""
