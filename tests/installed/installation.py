@@ -68,6 +68,11 @@ class Installation:
         found = json.loads(self.kubectl("get", "pods", "--selector", f"app.kubernetes.io/component={component}", "--output", "json"))
         return list(found["items"])
 
+    def metrics(self, component: str) -> str:
+        """Those of a service's only pod, as they are now."""
+        [pod] = self.pods(component)
+        return self.kubectl("get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics")
+
     def workers(self) -> dict[str, list[str]]:
         """The names of the workers there are, by pipeline id."""
         found: defaultdict[str, list[str]] = defaultdict(list)

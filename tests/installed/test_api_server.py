@@ -83,9 +83,5 @@ async def test_an_etcd_that_is_killed_and_compacted(installed: Install, plane: C
 
 def expired(installation: Installation, component: str) -> set[str]:
     """The resources whose watch was too old for the API server, since the component's process began."""
-    (pod,) = installation.pods(component)
-    path = f"/api/v1/namespaces/{installation.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics"
-    found = re.findall(
-        r'^otto_kube_watch_lists_total\{resource="(\w+)",why="expired"\} ([\d.]+)', installation.kubectl("get", "--raw", path), re.M
-    )
+    found = re.findall(r'^otto_kube_watch_lists_total\{resource="(\w+)",why="expired"\} ([\d.]+)', installation.metrics(component), re.M)
     return {resource for resource, count in found if float(count)}

@@ -38,10 +38,8 @@ SHORT_LIVES = (
 
 def requests(here: Installation, component: str) -> dict[tuple[str, str], set[str]]:
     """What a service has asked of the API server: verbs and resources, and the codes of the answers."""
-    [pod] = here.pods(component)
-    path = f"/api/v1/namespaces/{here.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics"
     found: dict[tuple[str, str], set[str]] = {}
-    for family in text_string_to_metric_families(here.kubectl("get", "--raw", path)):
+    for family in text_string_to_metric_families(here.metrics(component)):
         if family.name == "otto_kube_request_duration_seconds":
             for sample in family.samples:
                 found.setdefault((sample.labels["verb"], sample.labels["resource"]), set()).add(sample.labels["code"])
@@ -72,7 +70,7 @@ async def test_every_right_is_used_and_none_is_missing(installed: Install) -> No
         async for message in PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id="endless", stages=[endless])):
             if message.status == StageStatus.STAGE_RUNNING:
                 await PipelineServiceStub(channel).CancelPipeline(CancelPipelineRequest(pipeline_id="endless"))
-        while here.workers() or here.kubectl("get", "pipelineruns", "--output", "name"):
+        while await asyncio.to_thread(here.workers) or await here.kubectl_soon("get", "pipelineruns", "--output", "name"):
             await asyncio.sleep(0.5)
     for component in RIGHTS:
         asked = await asyncio.to_thread(requests, here, component)

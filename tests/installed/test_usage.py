@@ -109,10 +109,8 @@ async def becomes(condition: Callable[[], bool]) -> None:
 
 def answers(here: Installation, code: str) -> float:
     """How often the scaler has been answered so when it asked what workers use."""
-    (scaler,) = (pod["metadata"]["name"] for pod in here.pods("scaler"))
-    shown = here.kubectl("get", "--raw", f"/api/v1/namespaces/{here.namespace}/pods/{scaler}:9464/proxy/metrics")
     labels = f'code="{code}",resource="pods.metrics.k8s.io",verb="list"'
-    found = re.search(rf"^otto_kube_request_duration_seconds_count{{{re.escape(labels)}}} (\S+)$", shown, re.MULTILINE)
+    found = re.search(rf"^otto_kube_request_duration_seconds_count{{{re.escape(labels)}}} (\S+)$", here.metrics("scaler"), re.MULTILINE)
     return float(found[1]) if found else 0
 
 

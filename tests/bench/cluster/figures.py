@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from ..figures import Figure
 
 SERVICES = ("scaler", "pipeline-executor", "log-relay")
-WITH_REPLICAS = SERVICES[:2]
 """The components of a release whose processes are measured."""
+WITH_REPLICAS = SERVICES[:2]
+"""Those of which one replica acts, and others wait to."""
 STARTED_AT_ONCE = (1, 10, 50)
 
 REQUESTS = {
