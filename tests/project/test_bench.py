@@ -104,11 +104,11 @@ def test_a_small_run_measures_everything_and_can_be_compared(tmp_path: Path) -> 
 @pytest.mark.cluster
 @pytest.mark.disruptive
 @unless_quick
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_small_run_on_a_cluster_measures_everything(tmp_path: Path) -> None:
     """The same command as in `make bench-cluster`, with fake nodes beside the real ones, of which nothing is left."""
     if shutil.which("go") is None:
-        pytest.skip("kwok is built by Go, which is not here")
+        pytest.skip("kwok and Tilt are built by Go, which is not here")
     result = tmp_path / "result.json"
     command = [sys.executable, "-m", "tests.bench.cluster", "run", "--runs", "1", "--size", "0.03", "--json", str(result), "--markdown"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)

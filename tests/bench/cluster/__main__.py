@@ -14,7 +14,7 @@ from otto_runtime.tasks import leaves
 
 from .. import report
 from ..machine import description
-from . import lines, memory, pipelines, requests, scale, starts, takeover
+from . import lines, memory, pipelines, requests, saves, scale, starts, takeover
 from .figures import CLUSTER_FIGURES
 from .kwok import NoKwokError
 from .release import InterruptedMeasureError, Release, released
@@ -37,6 +37,7 @@ MEASURES = {
     "many": Measure(pipelines.many),
     "lines": Measure(lines.latency),
     "takeover": Measure(takeover.takeover),
+    "saves": Measure(saves.saves),
     "requests": Measure(requests.requests, requests.VALUES),
     "scale": Measure(scale.scale, scale.VALUES),
 }

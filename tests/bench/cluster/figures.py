@@ -9,6 +9,8 @@ SERVICES = ("scaler", "pipeline-executor", "log-relay")
 WITH_REPLICAS = SERVICES[:2]
 """Those of which one replica acts, and others wait to."""
 STARTED_AT_ONCE = (1, 10, 50)
+WRITERS = (10, 50)
+"""How many workers write 20 lines a second each. Of all of 50 the cluster's own part alone nearly fills two cores."""
 
 REQUESTS = {
     ("pipeline-executor", "create", "pipelineruns"): "the run begins by one write, before anything is done for it",
@@ -24,6 +26,13 @@ REQUESTS = {
     ("log-relay", "get", "pods/log"): "its lines: followed, then read once more after its end",
 }
 """Per finished pipeline of one stage with one worker: by service, verb and resource what for."""
+
+
+_LINES = {
+    "pipeline": "log line: write → client of the front door; {} workers write 20 a second each, p50; a pipeline on one stream (TailLogs)",
+    "workers": "the same, p50; each worker on a stream of its own (StreamWorkerLogs)",
+    "bare": "write → client of the log API; {} bare pods write as much, p50",
+}
 
 
 def request_figure(service: str, verb: str, resource: str) -> str:
@@ -52,16 +61,19 @@ def _figures() -> Iterator[Figure]:
     yield Figure("cluster.drain", "/s", "kwok: 2,000 one-stage pipelines asked for at once, 100 run at a time", lower_is_better=False)
     yield Figure("cluster.status.100", "ms", "GetWorkerStatus through the front door, 100 running pods, p50", target=3.0)
     yield Figure("cluster.status.3000", "ms", "the same, 3,000 finished pods (kwok), p50", target=15.0)
-    yield Figure(
-        "cluster.line.p50", "ms", "log line: write → client of the front door; 50 workers write 20 a second each, p50", target=20.0
-    )
-    yield Figure("cluster.line.p99", "ms", "the same, p99", target=100.0)
-    yield Figure("cluster.line.bare.p50", "ms", "write → client of the log API; 50 bare pods write as much, p50")
-    yield Figure("cluster.line.bare.p99", "ms", "the same, p99")
+    for writers in WRITERS:
+        p50, p99 = (20.0, 100.0) if writers == max(WRITERS) else (None, None)
+        for name, words in _LINES.items():
+            yield Figure(f"cluster.line.{writers}.{name}.p50", "ms", words.format(writers), target=None if name == "bare" else p50)
+            yield Figure(f"cluster.line.{writers}.{name}.p99", "ms", "the same, p99", target=None if name == "bare" else p99)
     for service in WITH_REPLICAS:
         killed = f"two replicas of the {service}: the acting one is killed and its pod deleted → the other acts"
         yield Figure(f"cluster.takeover.{service}.killed", "s", killed, target=15.0)
         yield Figure(f"cluster.takeover.{service}.stopped", "s", "its pod is deleted: it stops, gives its Lease back → the same")
+    yield Figure(
+        "cluster.save", "s", "`make tilt`: a Python file of the pipeline-executor is saved → its pod does what it says", target=5.0
+    )
+    yield Figure("cluster.save.slowest", "s", "the same, the slowest of 5 times in turn")
     for service in SERVICES:
         yield Figure(f"cluster.memory.{service}.idle", "MB", f"RSS of the {service}, idle", target=75.0)
         yield Figure(f"cluster.memory.{service}.100", "MB", "the same with 100 running pods", target=100.0)

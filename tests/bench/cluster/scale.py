@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+from otto_runtime.memory import SECONDS
+
 from . import kwok
 from .figures import SERVICES
 from .memory import resident, status
@@ -14,7 +16,8 @@ VALUES = (*kwok.VALUES, "executor.settings.max_active_pipelines=5000", "scaler.s
 RATED, DRAINED = 1000, 2000
 AT_A_TIME = 100
 """As many as the default cap lets run."""
-QUIET_SECONDS = 3.0
+QUIET_SECONDS = SECONDS + 5.0
+"""Until what the services have had open at once is given back."""
 
 
 async def scale(release: Release, size: float) -> dict[str, float]:

@@ -20,6 +20,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 
 from otto_runtime import logs
+from otto_runtime.memory import given_back
 from otto_runtime.replicas import RoleLostError
 from otto_runtime.server import Component, PortTaken, bound
 from otto_runtime.settings import RuntimeSettings, SettingsError, load, unknown
@@ -59,6 +60,7 @@ async def host(
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(bound(runtime))
         await stack.enter_async_context(telemetry(runtime, name))
+        await stack.enter_async_context(given_back())
         components = [await stack.enter_async_context(root) for root in compose(server.address, runtime)]
         if started is not None:
             started(server.address)

@@ -83,7 +83,7 @@ class BuildReader:
         batch = Batch(limits)
         loop = asyncio.get_running_loop()
         spoken = loop.time()
-        lingered = False
+        due = 0.0
         while True:
             if build.removed:
                 raise UnknownLogError(f"the lines of pipeline {build.pipeline_id!r} are not kept any more")
@@ -92,6 +92,7 @@ class BuildReader:
             end = build.count if selection.follow else self._snapshot
             before = self._place
             for full in batch.gather(self._next(end)):
+                due = loop.time() + limits.linger
                 yield full
                 spoken = loop.time()
             if self._place >= end and (over or not selection.follow):
@@ -104,13 +105,13 @@ class BuildReader:
                 await asyncio.sleep(0)
                 continue
             if batch.entries:
-                if limits.linger and not lingered and not replaying:
-                    lingered = True
-                    await asyncio.sleep(limits.linger)
+                now = loop.time()
+                if now < due and not replaying:
+                    await asyncio.sleep(due - now)
                     continue
+                due = now + limits.linger
                 yield batch.take()
                 spoken = loop.time()
-                lingered = False
                 continue
             if passed(selection):
                 return

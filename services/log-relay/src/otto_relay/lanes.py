@@ -27,7 +27,7 @@ class Limits:
     lines: int = 500
     bytes: int = 65536
     linger: float = 0.0
-    """Seconds that a batch waits for more after its first line."""
+    """Seconds after a batch over which live lines are gathered for the next one."""
 
 
 class Batch:

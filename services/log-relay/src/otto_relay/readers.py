@@ -69,12 +69,14 @@ async def _worker_parts(
     lane = await _worker_lane(known, selection)
     stop = None if selection.until is None else selection.until + int(UNTIL_MARGIN * 1e9)
     batch = Batch(limits)
-    lingered = False
+    clock = asyncio.get_running_loop().time
+    due = 0.0
     while True:
-        lingered = lingered or lane.replaying
+        replaying = lane.replaying
         found = list(read(lane))
         late = lane.passed(stop)
         for full in batch.gather_parts(found):
+            due = clock() + limits.linger
             yield full
         if late or lane.done:
             if batch.entries:
@@ -84,16 +86,15 @@ async def _worker_parts(
             if not found:
                 await asyncio.sleep(0)
         elif batch.entries:
-            if limits.linger and not lingered:
-                lingered = True
-                await asyncio.sleep(limits.linger)
+            now = clock()
+            if now < due and not replaying:
+                await asyncio.sleep(due - now)
                 continue
+            due = now + limits.linger
             yield batch.take()
-            lingered = False
         elif passed(selection):
             return
         else:
-            lingered = False
             await known.bell.wait(patience(selection))
 
 
