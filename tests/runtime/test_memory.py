@@ -1,10 +1,33 @@
 """Memory that is not needed any more goes back to the machine."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+HEAPS = """
+import ctypes, sys, threading
+from otto_runtime.memory import one_heap
+
+if int(sys.argv[1]):
+    one_heap()
+together = threading.Barrier(4)
+
+def work():
+    together.wait()
+    kept = [bytes(1000) for _ in range(1000)]
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+library = ctypes.CDLL(None)
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+library.fflush(None)
+"""
 GIVEN_BACK = """
 import asyncio, sys
 from pathlib import Path
@@ -27,6 +50,20 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize(
+    ("asked", "environ", "expected"),
+    [(False, {}, False), (True, {}, True), (True, {"MALLOC_ARENA_MAX": "4"}, False)],
+    ids=["glibc's own way", "one", "as somebody says"],
+)
+def test_threads_share_a_heap(asked: bool, environ: dict[str, str], expected: bool) -> None:
+    """Unless the environment says how many there may be."""
+    own = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    command = [sys.executable, "-c", HEAPS, str(int(asked))]
+    done = subprocess.run(command, env={**own, **environ}, capture_output=True, text=True, timeout=60, check=True)
+    heaps = done.stdout.count("<heap nr=")
+    assert heaps == 1 if expected else heaps > 1, done.stdout
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a while"])

@@ -20,7 +20,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 
 from otto_runtime import logs
-from otto_runtime.memory import given_back
+from otto_runtime.memory import given_back, one_heap
 from otto_runtime.replicas import RoleLostError
 from otto_runtime.server import Component, PortTaken, bound
 from otto_runtime.settings import RuntimeSettings, SettingsError, load, unknown
@@ -111,6 +111,7 @@ def main(
     assert isinstance(runtime, RuntimeSettings)
     logs.configure(runtime)
     raised_descriptor_limit()
+    one_heap()
     for variable in misspelt:
         log.warning("runtime.setting_unknown", extra={"variable": variable})
     try:
