@@ -22,10 +22,11 @@ from otto_kubekit.errors import (
     UnreachableError,
     answered,
 )
-from otto_kubekit.kinds import CONFIG_MAPS, Kind
+from otto_kubekit.kinds import CONFIG_MAPS, LEASES, Kind
 from otto_kubekit.objects import KubeObject
 from otto_kubekit.testing import FakeCluster
 from otto_kubekit.testing.faults import Asked
+from otto_kubekit.transport import MOST_CALLS
 
 BODY = {"metadata": {"name": "one"}, "data": {"k": "v"}}
 
@@ -117,6 +118,36 @@ async def test_a_silent_server_meets_the_deadline(fake: FakeCluster) -> None:
             await client.create(CONFIG_MAPS, BODY, timeout=0.1)
         fake.faults.resume()
         await client.list(CONFIG_MAPS, timeout=30)
+
+
+async def test_a_burst_of_calls_waits_for_its_turn(fake: FakeCluster) -> None:
+    """A server that is slow has so many at once and no more; Leases pass them all, and in the end each has its answer."""
+    async with fake.client() as client, asyncio.TaskGroup() as group:
+        fake.faults.stall(lambda asked: "configmaps" in asked.path)
+        calls = [group.create_task(client.list(CONFIG_MAPS)) for _ in range(3 * MOST_CALLS)]
+        while fake.faults.stalled < MOST_CALLS:
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            await client.list(LEASES)
+        assert fake.faults.stalled == MOST_CALLS
+        fake.faults.resume()
+        async with asyncio.timeout(25):
+            await asyncio.gather(*calls)
+    assert sum("configmaps" in asked.path for asked in fake.requests) == len(calls)
+
+
+async def test_whoever_waits_for_a_turn_has_a_deadline(fake: FakeCluster) -> None:
+    """A server that answers nobody holds nobody up for longer."""
+    async with fake.client() as client, asyncio.TaskGroup() as group:
+        fake.faults.stall()
+        calls = [group.create_task(client.list(CONFIG_MAPS)) for _ in range(MOST_CALLS)]
+        while fake.faults.stalled < MOST_CALLS:
+            await asyncio.sleep(0.01)
+        with pytest.raises(DeadlineError):
+            await client.list(CONFIG_MAPS, timeout=0.1)
+        assert fake.faults.stalled == MOST_CALLS
+        for call in calls:
+            call.cancel()
 
 
 async def test_a_cut_connection_says_that_it_may_be_done(fake: FakeCluster) -> None:

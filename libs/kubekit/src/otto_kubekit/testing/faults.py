@@ -69,6 +69,8 @@ class Faults:
         self._moving = asyncio.Event()
         self._moving.set()
         self._losing = 0
+        self.stalled = 0
+        """Requests that wait because of `stall` now."""
         self._open: dict[asyncio.Transport, Asked] = {}
 
     def answer(
@@ -133,7 +135,11 @@ class Faults:
     async def pass_stall(self, asked: Asked) -> None:
         """Waits while such a request is stalled."""
         while self._stalled is not None and self._stalled(asked):
-            await self._moving.wait()
+            self.stalled += 1
+            try:
+                await self._moving.wait()
+            finally:
+                self.stalled -= 1
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
