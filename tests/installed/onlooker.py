@@ -31,6 +31,15 @@ class Onlooker:
         """How often it has lost the connection so far."""
         return sum("lost the connection" in line for line in self._program.told)
 
+    async def loses_and_goes_on(self, before: int) -> None:
+        """Waits until it has lost the connection more than `before` times, and has shown something since: it is attached again."""
+        async with asyncio.timeout(PATIENCE):
+            while self.lost() <= before:
+                await asyncio.sleep(0.1)
+            shown = len(self._program.out)
+            while len(self._program.out) == shown:
+                await asyncio.sleep(0.1)
+
     async def sees_the_end(self) -> None:
         """Lets the pipeline end: all of its messages and lines were shown, each once, and ottoctl ends with its exit code."""
         workers = (await asyncio.to_thread(self._installation.workers))[self.pipeline_id]

@@ -62,9 +62,10 @@ class Tilt:
         }
 
     def first_words(self) -> str:
-        """What the executor says first about a run, which waits for somebody then; nothing while it can't be asked."""
+        """What the executor says first about a run, which is cancelled then; nothing while it can't be asked."""
         stage = PipelineStage(stage_id="wait", type=StageType.STAGE_TYPE_APPROVAL)
-        request = PipelineRequest(pipeline_id=f"first-{secrets.token_hex(4)}", stages=[stage])
+        own = {"otto.on_disconnect": "cancel"}
+        request = PipelineRequest(pipeline_id=f"first-{secrets.token_hex(4)}", stages=[stage], metadata=own)
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = PipelineServiceStub(channel).ExecutePipeline(request, timeout=10)
             try:

@@ -11,6 +11,7 @@ from otto_kubekit.errors import (
     ConflictError,
     DeadlineError,
     ExpiredError,
+    FencedError,
     ForbiddenError,
     InvalidError,
     KubeError,
@@ -20,6 +21,7 @@ from otto_kubekit.errors import (
     ThrottledError,
     UnauthorizedError,
     UnreachableError,
+    UnsentError,
     answered,
 )
 from otto_kubekit.kinds import CONFIG_MAPS, LEASES, Kind
@@ -143,9 +145,27 @@ async def test_whoever_waits_for_a_turn_has_a_deadline(fake: FakeCluster) -> Non
         calls = [group.create_task(client.list(CONFIG_MAPS)) for _ in range(MOST_CALLS)]
         while fake.faults.stalled < MOST_CALLS:
             await asyncio.sleep(0.01)
-        with pytest.raises(DeadlineError):
-            await client.list(CONFIG_MAPS, timeout=0.1)
+        with pytest.raises(UnsentError) as caught:
+            await client.create(CONFIG_MAPS, BODY, timeout=0.1)
+        assert not caught.value.maybe_done
         assert fake.faults.stalled == MOST_CALLS
+        client.transport.fence = lambda: False
+        async with asyncio.timeout(20):
+            with pytest.raises(FencedError):
+                await client.create(CONFIG_MAPS, BODY, timeout=1000)
+        for call in calls:
+            call.cancel()
+
+
+async def test_who_is_told_to_come_later_leaves_the_turn_to_others(fake: FakeCluster) -> None:
+    """Creations are throttled, and wait for a minute; what the server has time for goes on."""
+    async with fake.client(timeout=100) as client, asyncio.TaskGroup() as group:
+        fake.faults.answer(429, times=None, retry_after=60, when=creating)
+        calls = [group.create_task(client.create(CONFIG_MAPS, BODY)) for _ in range(MOST_CALLS)]
+        while len(fake.requests) < MOST_CALLS:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            await client.list(CONFIG_MAPS)
         for call in calls:
             call.cancel()
 

@@ -59,7 +59,7 @@ async def test_a_line_waits_only_for_a_batch_that_was_just_sent(registry: Regist
         assert await following == ["first"]
     await batches.aclose()
 
-    batches = read(registry, known, Limits(linger=1.0))
+    batches = read(registry, known, Limits(linger=5.0))
     assert await anext(batches) == ["first"]
     following = asyncio.ensure_future(anext(batches))
     await _turns()

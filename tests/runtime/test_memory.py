@@ -29,12 +29,12 @@ library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
 library.fflush(None)
 """
 GIVEN_BACK = """
-import asyncio, sys
+import asyncio, resource, sys
 from pathlib import Path
 from otto_runtime.memory import given_back
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 async def main():
     async with given_back(0.01):
@@ -54,12 +54,18 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(
     ("asked", "environ", "expected"),
-    [(False, {}, False), (True, {}, True), (True, {"MALLOC_ARENA_MAX": "4"}, False)],
-    ids=["glibc's own way", "one", "as somebody says"],
+    [
+        (False, {}, False),
+        (True, {}, True),
+        (True, {"MALLOC_ARENA_MAX": "4"}, False),
+        (True, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, False),
+        (True, {"MALLOC_ARENA_MAX": ""}, True),
+    ],
+    ids=["glibc's own way", "one", "as somebody says", "as somebody tunes", "nobody says"],
 )
 def test_threads_share_a_heap(asked: bool, environ: dict[str, str], expected: bool) -> None:
     """Unless the environment says how many there may be."""
-    own = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    own = {name: value for name, value in os.environ.items() if name not in {"MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}}
     command = [sys.executable, "-c", HEAPS, str(int(asked))]
     done = subprocess.run(command, env={**own, **environ}, capture_output=True, text=True, timeout=60, check=True)
     heaps = done.stdout.count("<heap nr=")

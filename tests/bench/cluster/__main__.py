@@ -44,16 +44,14 @@ MEASURES = {
 """In the order in which they run on one release: first what wants it fresh, last what fills it."""
 
 
-async def measured(names: Sequence[str], runs: int, size: float) -> dict[str, list[float]]:
-    """The values of all figures, run after run, each on a release of its own."""
-    values: dict[str, list[float]] = {}
+async def measured(names: Sequence[str], runs: int, size: float, values: dict[str, list[float]]) -> None:
+    """Adds the values of all figures as they come, run after run, each on a release of its own."""
     for run in range(runs):
         async with released() as release:
             for name in names:
                 sys.stderr.write(f"run {run + 1} of {runs}: {name}\n")
                 for figure, value in (await _undisturbed(MEASURES[name], release, size)).items():
                     values.setdefault(figure, []).append(value)
-    return values
 
 
 async def _undisturbed(measure: Measure, release: Release, size: float) -> dict[str, float]:
@@ -88,11 +86,16 @@ def main() -> int:
     arguments = parser.parse_args()
     names = report.chosen(parser, arguments, MEASURES)
     machine = {**description(), **cluster()}
+    values: dict[str, list[float]] = {}
     try:
-        values = asyncio.run(measured(names, arguments.runs, arguments.size))
+        asyncio.run(measured(names, arguments.runs, arguments.size, values))
     except NoKwokError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except BaseException:
+        if arguments.json:  # what was measured took long
+            report.keep(arguments.json, machine, arguments.runs, arguments.size, values)
+        raise
     console = Console(width=None if sys.stdout.isatty() else 200)
     return report.told(console, CLUSTER_FIGURES, arguments, machine, values)
 

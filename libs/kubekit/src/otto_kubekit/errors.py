@@ -149,6 +149,12 @@ class DeadlineError(KubeError):
     maybe_done = True
 
 
+class UnsentError(DeadlineError):
+    """The call's turn did not come in time, so many others were under way; nothing was sent."""
+
+    maybe_done = False
+
+
 class StalledError(KubeError):
     """A stream was silent for too long."""
 

@@ -21,7 +21,7 @@ class KubeSettings(msgspec.Struct, frozen=True):
         float,
         Meta(
             gt=0,
-            description="Seconds until a call to the Kubernetes API is given up, waits that the API server asked for (429, Retry-After) "
-            "included.",
+            description="Seconds until a call to the Kubernetes API is given up, waits that the API server asked for (429, Retry-After), "
+            "and for fewer than 100 other calls under way, included.",
         ),
     ] = 30.0

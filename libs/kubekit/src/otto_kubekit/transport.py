@@ -27,6 +27,7 @@ from otto_kubekit.errors import (
     ThrottledError,
     UnauthorizedError,
     UnreachableError,
+    UnsentError,
     UntrustedError,
     answered,
 )
@@ -36,9 +37,9 @@ _NOTHING: Query = MappingProxyType({})
 _NO_TOTAL = aiohttp.ClientTimeout(total=None)
 _HARMLESS = frozenset({"GET"})
 MOST_CALLS = 100
-"""Under way at once; the others wait for their turn within their deadlines. A connection costs this process and the server a TLS handshake
-and some 100 KB each: 2,000 runs that begin at once made 480 of them. Leases never wait: whoever holds one acts only while it is renewed.
-Streams have a connection each in any case.
+"""Under way at once over one transport; the others wait for their turn within their deadlines. A connection costs this process and the
+server a TLS handshake and some 100 KB each: 2,000 runs that begin at once made 480 of them. Leases never wait, also where they share a
+transport: whoever holds one acts only while it is renewed. Streams have a connection each in any case.
 """
 _UNBOUNDED = "/apis/coordination.k8s.io/"
 _LEAST_WAIT = 0.1
@@ -124,14 +125,22 @@ class Transport:
         what = f"{method} {path}"
         limit = self.timeout if timeout is None else timeout
         deadline = asyncio.get_running_loop().time() + limit
+        room = nullcontext() if path.startswith(_UNBOUNDED) else self._room
+        under_way = False
         try:
-            async with asyncio.timeout_at(deadline), nullcontext() if path.startswith(_UNBOUNDED) else self._room:
+            async with asyncio.timeout_at(deadline):
                 while True:
+                    self._check_fence(what, method)
                     try:
-                        return await self._answer(what, method, path, query, body, content_type)
+                        async with room:
+                            under_way = True
+                            return await self._answer(what, method, path, query, body, content_type)
                     except ApiError as error:
+                        under_way = False
                         await self._wait_as_told(error, deadline)
         except TimeoutError:
+            if not under_way:
+                raise UnsentError(f"{what}: not sent, because {MOST_CALLS} other calls were under way for {limit:g} s") from None
             raise DeadlineError(f"{what}: no answer within {limit:g} s") from None
 
     @asynccontextmanager
@@ -187,10 +196,15 @@ class Transport:
             await self._identity.renew()
             return await self._sent(what, method, path, query, body, content_type)
 
-    async def _sent(self, what: str, method: str, path: str, query: Query, body: bytes | None, content_type: str) -> aiohttp.ClientResponse:
+    def _check_fence(self, what: str, method: str) -> Callable[[], bool] | None:
+        """The fence, if the request changes something. Raises FencedError when nothing may be changed now."""
         fence = self.fence if method not in _HARMLESS else None
         if fence is not None and not fence():
             raise FencedError(f"{what}: not sent, because this replica does not act (any more)")
+        return fence
+
+    async def _sent(self, what: str, method: str, path: str, query: Query, body: bytes | None, content_type: str) -> aiohttp.ClientResponse:
+        fence = self._check_fence(what, method)
         sent = body if fence is None else _Fenced(body or b"", fence)
         # Compression saves little inside a cluster and costs both sides more than sending.
         headers = {"Accept": "application/json, */*", "Accept-Encoding": "identity", "User-Agent": "ottoscaler"}

@@ -4,7 +4,8 @@ Each thread that allocates gets a heap of its own, and what one frees of another
 open at once takes 132 MB with the heaps of gRPC's threads, 100 with a single one, and is no slower.
 
 What is freed is kept for its next use, unless it lies at the very end of the heap: a bare grpc.aio server that has had 2,000 calls open at
-once stays at 81 MB, having begun with 35. Asked to, the library gives whole free pages back: 48 MB then, in 10 ms.
+once stays at 81 MB, having begun with 35. Asked to, the library gives whole free pages back: 48 MB then, in 10 ms, in which nobody can
+allocate anything; a heap of 275 MB takes 44 ms, and 8 when there is nothing to give.
 """
 
 import asyncio
@@ -22,15 +23,16 @@ _M_ARENA_MAX = -8
 
 
 def one_heap() -> None:
-    """All threads that begin from now on share the heap of the main one, unless MALLOC_ARENA_MAX says how many there may be."""
+    """All threads that begin from now on share the heap of the main one, unless the environment says how many there may be."""
     mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+    said = os.environ.get("MALLOC_ARENA_MAX") or "arena_max" in os.environ.get("GLIBC_TUNABLES", "")
+    if mallopt is not None and not said:
         mallopt(_M_ARENA_MAX, 1)
 
 
 @asynccontextmanager
 async def given_back(seconds: float = SECONDS) -> AsyncIterator[None]:
-    """While this is entered free memory is given back every so many seconds, in a thread."""
+    """While this is entered free memory is given back every so many seconds; the event loop waits for it."""
     trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
         yield
@@ -39,7 +41,7 @@ async def given_back(seconds: float = SECONDS) -> AsyncIterator[None]:
     async def give() -> None:
         while True:
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(trim, 0)
+            trim(0)
 
     giving = asyncio.create_task(give(), name="give memory back")
     try:

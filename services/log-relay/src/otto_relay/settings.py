@@ -86,7 +86,12 @@ class Settings(msgspec.Struct, frozen=True):
     batch_lines: Annotated[int, Meta(ge=1, le=10000, description="Most lines of a TailLogs message.")] = 500
     batch_bytes: Annotated[int, Meta(ge=1024, le=1048576, description="Bytes after which a TailLogs message is sent.")] = 65536
     batch_linger: Annotated[
-        float, Meta(ge=0, le=1, description="Seconds after a TailLogs message over which live lines are gathered for the next one.")
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Seconds after a TailLogs message of a worker or a pipeline over which live lines are gathered for the next one.",
+        ),
     ] = 0.01
     merge_linger: Annotated[
         float, Meta(ge=0, le=1, description="Seconds over which live lines of a task's workers are put into the order of time.")
