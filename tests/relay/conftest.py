@@ -1,7 +1,7 @@
 """A relay on a real port, between a scaler and an executor that say what a test tells them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from otto_relay.app import relay_component
+from otto_relay.files import Files
+from otto_relay.registry import Registry
 from otto_relay.settings import Settings
 from otto_relay.sources.protocol import LogSource
 from otto_relay.testing import FakeExecutor, FakeScaler, LogFile, peers
@@ -26,6 +28,16 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """What a relay knows of workers, without a relay."""
+    files = Files(16)
+    made = Registry(tmp_path, files, 1 << 22)
+    made.load()
+    yield made
+    files.close()
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Stored blocks go out as they lie there, and readers can't tell: every line is the same as if it had been looked at."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otto_relay.encoder import Fresh
-from otto_relay.files import Files
 from otto_relay.lanes import Limits
 from otto_relay.levels import level_of, levels_of
 from otto_relay.readers import worker_batches, worker_entries
@@ -22,15 +20,6 @@ from ottoscaler.v1.log_pb2 import LogBatch, LogEntry
 
 LIMITS = Limits()
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    files = Files(16)
-    made = Registry(tmp_path, files, 1 << 22)
-    made.load()
-    yield made
-    files.close()
 
 
 def stored(registry: Registry, count: int, task_id: str = "task") -> WorkerLog:

@@ -1,15 +1,13 @@
 """A line that comes after a quiet moment is sent at once, those that come right after it together."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
 from otto_relay.build_log import Part
 from otto_relay.build_reader import BuildReader
 from otto_relay.encoder import Fresh
-from otto_relay.files import Files
 from otto_relay.lanes import Limits
 from otto_relay.readers import worker_entries
 from otto_relay.registry import Registry
@@ -19,15 +17,6 @@ from otto_relay.worker_log import PUSHED, Facts, WorkerLog
 from ottoscaler.v1.log_pb2 import BuildLogEntry, LogEntry
 
 Reader = Callable[[Registry, WorkerLog, Limits], AsyncGenerator[list[str]]]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    files = Files(16)
-    made = Registry(tmp_path, files, 1 << 22)
-    made.load()
-    yield made
-    files.close()
 
 
 @pytest.fixture
