@@ -1,7 +1,7 @@
 """Keeps a process as small as what it holds, as far as the C library lets it (glibc; others are left as they are).
 
 Each thread that allocates gets a heap of its own, and what one frees of another's leaves holes there: a standalone with 1,000 pipelines
-open at once takes 132 MB with the heaps of gRPC's threads, 100 with a single one, and is no slower.
+open at once takes 132 MB with the heaps of gRPC's threads, 86 with a single one, and is no slower.
 
 What is freed is kept for its next use, unless it lies at the very end of the heap: a bare grpc.aio server that has had 2,000 calls open at
 once stays at 81 MB, having begun with 35. Asked to, the library gives whole free pages back: 48 MB then, in 10 ms, in which nobody can
