@@ -115,6 +115,59 @@ async def test_a_stream_that_would_begin_something_is_refused_during_a_stop(serv
         await trial.ended()
 
 
+@pytest.mark.parametrize("style", ["generator", "context.write"])
+async def test_a_stream_that_is_on_to_begin_something_says_so_before_it_ends(serve: Serve, style: str) -> None:
+    """OK with nothing before it would leave its caller in doubt: it comes to its first message, and ends behind that. Others don't wait."""
+    come, begin, seen = asyncio.Event(), asyncio.Event(), []
+
+    async def generates(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        come.set()
+        try:
+            await begin.wait()
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            seen.append(stopping())
+
+    async def writes(request: bytes, context: Any) -> None:
+        async for message in generates(request, context):
+            await context.write(message)
+
+    handler = generates if style == "generator" else writes
+    async with serve(begins=("stream_begin",), stream=yields_then_waits, stream_begin=handler) as trial:
+        beginning, looking = trial.stream("stream_begin")(b"something"), trial.stream()(b"")
+        assert await looking.read() == b"first"
+        await come.wait()
+        trial.stop.set()
+        assert await ok_end(looking) is grpc.StatusCode.OK
+        assert not seen
+        begin.set()
+        assert await beginning.read() == b"begun"
+        assert await ok_end(beginning) is grpc.StatusCode.OK
+        await trial.ended()
+    assert seen == [True]
+
+
+async def test_a_stream_that_can_not_begin_in_the_time_of_a_stop_is_no_success(serve: Serve) -> None:
+    """Whether it was begun is not known then, which UNAVAILABLE says and OK would not."""
+    come = asyncio.Event()
+
+    async def hangs(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        come.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    async with serve(settings={"stop_grace": 0.2}, begins=("stream_begin",), stream_begin=hangs) as trial:
+        beginning = trial.stream("stream_begin")(b"something")
+        await come.wait()
+        trial.stop.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="the service is stopping; repeat the call") as ended:
+            await ok_end(beginning)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ("otto-not-acted", "1") not in tuple(ended.value.trailing_metadata())
+        await trial.ended()
+
+
 async def test_a_stream_whose_ok_says_that_all_was_delivered_does_not_end_so_at_a_stop(serve: Serve) -> None:
     """Neither one that is open nor one that comes while others end: their readers go on elsewhere."""
     leave = asyncio.Event()

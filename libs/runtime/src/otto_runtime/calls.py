@@ -1,6 +1,7 @@
 """One server interceptor around every call: deadline, status of errors, metrics, trace, and the end of open streams at a stop.
 
 A stop ends long streams with OK: the handler's task is cancelled, its `finally` blocks run, and the client sees the end of the stream.
+One that begins something is first let come to its first message, since an end without any would say neither that it was begun nor that not.
 That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it). A handler that has to know
 whether its caller left or the service stops asks `stopping()`: grpc.aio's `context.cancelled()` is False in both cases.
 """
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_CALLS: ContextVar[Any] = ContextVar("otto_runtime_calls", default=None)
+_CALL: ContextVar[_Call | None] = ContextVar("otto_runtime_call", default=None)
 _STOPPING = "the service is stopping; repeat the call"
 _HEALTH = "grpc.health."
 """Not traced, and answered to the very end of a stop: probes come for ever."""
@@ -60,21 +61,31 @@ def stopping() -> bool:
 
     False outside of calls. Holds in the handler and in the tasks it started.
     """
-    calls: Calls | None = _CALLS.get()
-    return calls is not None and calls.draining
+    call = _CALL.get()
+    return call is not None and call.calls.draining
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
     """One call that runs. `left` is set when its handler has ended; its task goes on until the status is on its way."""
 
+    calls: Calls
     task: asyncio.Task[Any]
     method: str
-    stream: bool
+    begins: Callable[[], bool] | None
+    """Whether, as a stop comes, it is on to begin something; None for what is no stream."""
+    said: bool = False
+    """Whether a message of its stream has been written."""
     told_to_end: bool = False
     given_up: bool = False
     """Whether it was cancelled because the grace of a stop was over."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self) -> None:
+        """Ends a stream because the service stops."""
+        if not self.left.is_set():
+            self.told_to_end = True
+            self.task.cancel()
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -115,13 +126,13 @@ class Calls(grpc.aio.ServerInterceptor):
     def end_streams(self) -> int:
         """Ends every open stream (with OK, unless that says too much), every later one at once, and refuses later calls that do something.
 
-        Returns how many streams were open.
+        One that is on to begin something ends after its first message. Returns how many streams were open.
         """
         self.draining = True
-        streams = [call for call in self._running if call.stream and not call.told_to_end]
-        for call in streams:
-            call.told_to_end = True
-            call.task.cancel()
+        streams = [(call, call.begins) for call in self._running if call.begins is not None and not call.told_to_end]
+        for call, begins in streams:
+            if call.said or call.method in self._completing or not begins():
+                call.end()
         return len(streams)
 
     async def ended(self, timeout: float) -> int:
@@ -165,7 +176,7 @@ class Calls(grpc.aio.ServerInterceptor):
         read = reading(handler.request_deserializer)
         write = handler.response_serializer
         if handler.response_streaming:
-            sent = counting(write, telemetry.MESSAGES_SENT.labels(method))
+            sent = counting(write, telemetry.MESSAGES_SENT.labels(method), _said)
             if handler.request_streaming:
                 return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream, None), read, sent)
             return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream, read), None, sent)
@@ -181,7 +192,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 answer = await inner(request if read is None else read(request), context)
                 return answer if write is None else write(answer)
 
-            return await self._guarded(method, context, work, stream=False)
+            return await self._guarded(method, context, work)
 
         return call
 
@@ -201,7 +212,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     await write_all(result, context)
 
             # a refusal comes without anything before it, so that proxies send the call again
-            await self._guarded(method, context, work, stream=True, opens=not refused)
+            await self._guarded(method, context, work, lambda: self._refuses(method, request, read), opens=not refused)
 
         return call
 
@@ -221,16 +232,25 @@ class Calls(grpc.aio.ServerInterceptor):
         raise _StoppingError(_STOPPING)
 
     async def _guarded(
-        self, method: str, context: Context, work: Callable[[], Awaitable[Any]], *, stream: bool, opens: bool = False
+        self,
+        method: str,
+        context: Context,
+        work: Callable[[], Awaitable[Any]],
+        begins: Callable[[], bool] | None = None,
+        *,
+        opens: bool = False,
     ) -> Any:
-        """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
+        """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation.
+
+        `begins` is there for streams alone.
+        """
         task = asyncio.current_task()
         assert task is not None
         if opens:
             await _open(context)
-        call = _Call(task, method, stream)
+        call = _Call(self, task, method, begins)
         self._running.add(call)
-        _CALLS.set(self)
+        _CALL.set(call)
         started = time.perf_counter()
         code = grpc.StatusCode.CANCELLED
         telemetry.RPC_OPEN.labels(method).inc()
@@ -240,7 +260,7 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             with _span(method, traced=UPKEEP[0] not in metadata) as span:
                 try:
-                    answer = await (work() if stream else self._in_time(method, work))
+                    answer = await (self._in_time(method, work) if begins is None else work())
                     code = _code(context)
                     return answer
                 except BaseException as error:
@@ -306,6 +326,16 @@ class Calls(grpc.aio.ServerInterceptor):
         if status.error_id:
             _log_failure(call.method, error, status.error_id)
         return status
+
+
+def _said() -> None:
+    """A message of the running call is being written. If that was all that a stop waited for, the stream ends behind it."""
+    call = _CALL.get()
+    if call is None or call.said:
+        return
+    call.said = True
+    if call.calls.draining and not call.told_to_end:
+        asyncio.get_running_loop().call_soon(call.end)
 
 
 async def _open(context: Context) -> None:

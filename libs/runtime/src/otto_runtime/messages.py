@@ -29,12 +29,13 @@ def reading(deserializer: Transform | None) -> Transform | None:
     return read
 
 
-def counting(serializer: Transform | None, counter: Any) -> Transform:
-    """A serializer that counts what it has written."""
+def counting(serializer: Transform | None, counter: Any, told: Callable[[], None]) -> Transform:
+    """A serializer that counts and tells what it has written."""
 
     def write(message: Any) -> Any:
         data = message if serializer is None else serializer(message)
         counter.inc()
+        told()
         return data
 
     return write

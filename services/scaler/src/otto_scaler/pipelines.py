@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from otto_options.metadata import ON_DISCONNECT, cancels_on_disconnect
+from otto_runtime.calls import stopping
 from otto_runtime.tasks import Backoff
 from otto_runtime.telemetry import handed_on
 from otto_scaler.errors import ExecutorCallError
@@ -81,6 +82,8 @@ class Pipelines:
                 why = error.details() or error.code().name
             finally:
                 stream.cancel()
+            if stopping() and not known:
+                raise ExecutorCallError("UNAVAILABLE", f"the scaler is stopping, and can't hand the pipeline on ({why}); repeat the call")
             unclear = True
             log.debug("scaler.executor.lost", extra={"pipeline": request.pipeline_id, "why": why})
             await contact.again(why)
