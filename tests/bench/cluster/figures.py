@@ -58,6 +58,7 @@ def _figures() -> Iterator[Figure]:
     yield Figure("cluster.many.bare", "s", "40 bare pods of `true` at once")
     yield Figure("cluster.many.ratio", "%", "the former as a share of the latter", target=115.0)
     yield Figure("cluster.rate", "/s", "kwok: one-stage pipelines, 100 at a time", lower_is_better=False, target=30.0)
+    yield Figure("cluster.rate.bare", "/s", "kwok: bare pods of `true` with nothing of ours, 100 at a time", lower_is_better=False)
     yield Figure("cluster.drain", "/s", "kwok: 2,000 one-stage pipelines asked for at once, 100 run at a time", lower_is_better=False)
     yield Figure("cluster.status.100", "ms", "GetWorkerStatus through the front door, 100 running pods, p50", target=3.0)
     yield Figure("cluster.status.3000", "ms", "the same, 3,000 finished pods (kwok), p50", target=15.0)
@@ -78,6 +79,7 @@ def _figures() -> Iterator[Figure]:
         yield Figure(f"cluster.memory.{service}.idle", "MB", f"RSS of the {service}, idle", target=75.0)
         yield Figure(f"cluster.memory.{service}.100", "MB", "the same with 100 running pods", target=100.0)
         yield Figure(f"cluster.memory.{service}.3000", "MB", "the same with 3,000 finished pods (kwok)", target=150.0)
+        yield Figure(f"cluster.memory.{service}.burst", "MB", "the same once 2,000 of their pipelines have been asked for at once")
     for service in SERVICES:
         yield Figure(
             f"cluster.start.{service}", "s", f"start of the {service}'s process → SERVING, 3,000 finished pods there (kwok)", target=5.0

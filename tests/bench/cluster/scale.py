@@ -18,6 +18,8 @@ AT_A_TIME = 100
 """As many as the default cap lets run."""
 QUIET_SECONDS = SECONDS + 5.0
 """Until what the services have had open at once is given back."""
+SETTLED_SECONDS = 10.0
+"""Until those that were started anew have seen all that is there."""
 
 
 async def scale(release: Release, size: float) -> dict[str, float]:
@@ -31,14 +33,34 @@ async def scale(release: Release, size: float) -> dict[str, float]:
 
 
 async def _measured(release: Release, size: float) -> dict[str, float]:
-    found = {"cluster.rate": await _rate(release, max(10, round(RATED * size)))}
+    rated = max(10, round(RATED * size))
+    found = {"cluster.rate.bare": await _bare_rate(release, rated), "cluster.rate": await _rate(release, rated)}
     found["cluster.drain"] = await _drain(release, max(20, round(DRAINED * size)))
     await asyncio.sleep(QUIET_SECONDS)
     found["cluster.status.3000"] = await status(release, size)
-    found |= await resident(release, "3000")
+    found |= await resident(release, "burst")
     for service in SERVICES:
         found[f"cluster.start.{service}"] = await release.restarted(service)
-    return found
+    await asyncio.sleep(SETTLED_SECONDS)
+    return found | await resident(release, "3000")
+
+
+async def _bare_rate(release: Release, count: int) -> float:
+    """Bare pods per second, from the first creation to the last end; none of them is left."""
+    await release.learn_floor()
+    left = iter(range(count))
+
+    async def client() -> None:
+        for _ in left:
+            await release.floor.all_ended(await release.floor.create(1, ["true"]))
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_A_TIME):
+            group.create_task(client(), name="bare rate")
+    taken = time.perf_counter() - begun
+    await release.emptied()
+    return count / taken
 
 
 async def _rate(release: Release, count: int) -> float:
