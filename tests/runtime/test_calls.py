@@ -1,9 +1,12 @@
 """One call: its deadline, a caller that leaves, what is counted."""
 
 import asyncio
+import gc
 import logging
+import sys
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -249,3 +252,41 @@ async def test_what_a_client_can_make_up_is_not_counted(serve: Serve) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await trial.unary("made-up-name")(b"")
     assert not [s for family in REGISTRY.collect() for s in family.samples if "made-up-name" in s.labels.get("method", "")]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Python's garbage collector, which frees what refers to itself, does nothing meanwhile."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_call_that_has_ended_is_freed_without_the_collector(serve: Serve) -> None:
+    """And its request too, whatever the handler has started that lasts: 500 streams with 50 KB each kept 23 MB until the collector ran."""
+    requests: list[bytes] = []
+    calls: list[weakref.ref[Any]] = []
+    lasting: list[asyncio.Task[Any]] = []
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        calls.append(weakref.ref(asyncio.current_task()))
+        return request
+
+    async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        calls.append(weakref.ref(asyncio.current_task()))
+        yield b"first"
+
+    async def stream_leaves(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        requests.append(request)
+        lasting.append(asyncio.create_task(asyncio.Event().wait()))
+        yield b"first"
+
+    async with serve(unary=unary, stream=stream, stream_leaves=stream_leaves) as trial:
+        await trial.unary()(b"asked")
+        assert [message async for message in trial.stream()(b"asked")] == [b"first"]
+        await until(lambda: len(calls) == 2 and not any(call() for call in calls))
+        assert [message async for message in trial.stream("stream_leaves")(b"x" * 1000)] == [b"first"]
+        await until(lambda: sys.getrefcount(requests[0]) == 2)  # the list's, and the argument
+        lasting[0].cancel()

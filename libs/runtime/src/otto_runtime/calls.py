@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_CALL: ContextVar[_Call | None] = ContextVar("otto_runtime_call", default=None)
+_CALLS: ContextVar[Calls | None] = ContextVar("otto_runtime_calls", default=None)
+"""Not the call itself: its task would then refer to itself, and tasks, timers and connections that come of it would keep it."""
 _STOPPING = "the service is stopping; repeat the call"
 _HEALTH = "grpc.health."
 """Not traced, and answered to the very end of a stop: probes come for ever."""
@@ -61,8 +63,8 @@ def stopping() -> bool:
 
     False outside of calls. Holds in the handler and in the tasks it started.
     """
-    call = _CALL.get()
-    return call is not None and call.calls.draining
+    calls = _CALLS.get()
+    return calls is not None and calls.draining
 
 
 @dataclass(slots=True, eq=False)
@@ -70,9 +72,9 @@ class _Call:
     """One call that runs. `left` is set when its handler has ended; its task goes on until the status is on its way."""
 
     calls: Calls
-    task: asyncio.Task[Any]
     method: str
-    begins: Callable[[], bool] | None
+    task: asyncio.Task[Any] = field(init=False)
+    begins: Callable[[], bool] | None = None
     """Whether, as a stop comes, it is on to begin something; None for what is no stream."""
     said: bool = False
     """Whether a message of its stream has been written."""
@@ -86,6 +88,14 @@ class _Call:
         if not self.left.is_set():
             self.told_to_end = True
             self.task.cancel()
+
+    def says(self) -> None:
+        """A message of its stream is being written. If that was all that a stop waited for, the stream ends behind it."""
+        if self.said:
+            return
+        self.said = True
+        if self.calls.draining and not self.told_to_end:
+            asyncio.get_running_loop().call_soon(self.end)
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -173,36 +183,38 @@ class Calls(grpc.aio.ServerInterceptor):
         method = handler_call_details.method.lstrip("/")
         if (hand_on := self._elsewhere.get(method.rpartition("/")[0])) is not None:
             handler = hand_on.instead_of(method, handler)
+        call = _Call(self, method)
         read = reading(handler.request_deserializer)
         write = handler.response_serializer
         if handler.response_streaming:
-            sent = counting(write, telemetry.MESSAGES_SENT.labels(method), _said)
+            sent = counting(write, telemetry.MESSAGES_SENT.labels(method), call.says)
             if handler.request_streaming:
-                return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream, None), read, sent)
-            return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream, read), None, sent)
+                return grpc.stream_stream_rpc_method_handler(self._stream(call, handler.stream_stream, None), read, sent)
+            return grpc.unary_stream_rpc_method_handler(self._stream(call, handler.unary_stream, read), None, sent)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.stream_unary, None, write), read, None)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary, read, write), None, None)
+            return grpc.stream_unary_rpc_method_handler(self._unary(call, handler.stream_unary, None, write), read, None)
+        return grpc.unary_unary_rpc_method_handler(self._unary(call, handler.unary_unary, read, write), None, None)
 
-    def _unary(self, method: str, inner: Any, read: Transform | None, write: Transform | None) -> Any:
-        async def call(request: Any, context: Context) -> Any:
+    def _unary(self, call: _Call, inner: Any, read: Transform | None, write: Transform | None) -> Any:
+        async def handle(request: Any, context: Context) -> Any:
             async def work() -> Any:
-                if self.draining and not method.startswith(_HEALTH):
+                if self.draining and not call.method.startswith(_HEALTH):
                     self._refuse(context)
                 answer = await inner(request if read is None else read(request), context)
                 return answer if write is None else write(answer)
 
-            return await self._guarded(method, context, work)
+            return await self._guarded(call, context, work)
 
-        return call
+        return handle
 
-    def _stream(self, method: str, inner: Any, read: Transform | None) -> Any:
-        async def call(request: Any, context: Context) -> None:
-            refused = self._refuses(method, request, read)
+    def _stream(self, call: _Call, inner: Any, read: Transform | None) -> Any:
+        async def handle(request: Any, context: Context) -> None:
+            call.begins = begins = partial(self._refuses, call.method, request, read)  # without the call, which would refer to itself
+            refused = begins()
 
             async def work() -> None:
                 if self.draining:
-                    if refused or self._refuses(method, request, read):
+                    if refused or begins():
                         self._refuse(context)
                     return
                 result = inner(request if read is None else read(request), context)
@@ -212,9 +224,9 @@ class Calls(grpc.aio.ServerInterceptor):
                     await write_all(result, context)
 
             # a refusal comes without anything before it, so that proxies send the call again
-            await self._guarded(method, context, work, lambda: self._refuses(method, request, read), opens=not refused)
+            await self._guarded(call, context, work, opens=not refused)
 
-        return call
+        return handle
 
     def _refuses(self, method: str, request: Any, read: Transform | None) -> bool:
         """Whether a stream that comes now is to be sent somewhere else. What is handed on as bytes is not looked into."""
@@ -231,26 +243,16 @@ class Calls(grpc.aio.ServerInterceptor):
         context.set_trailing_metadata((NOT_ACTED,))
         raise _StoppingError(_STOPPING)
 
-    async def _guarded(
-        self,
-        method: str,
-        context: Context,
-        work: Callable[[], Awaitable[Any]],
-        begins: Callable[[], bool] | None = None,
-        *,
-        opens: bool = False,
-    ) -> Any:
-        """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation.
-
-        `begins` is there for streams alone.
-        """
+    async def _guarded(self, call: _Call, context: Context, work: Callable[[], Awaitable[Any]], *, opens: bool = False) -> Any:
+        """Runs a handler with everything around it; what it raises leaves here as a status, an AbortError or a cancellation."""
+        method = call.method
         task = asyncio.current_task()
         assert task is not None
         if opens:
             await _open(context)
-        call = _Call(self, task, method, begins)
+        call.task = task
         self._running.add(call)
-        _CALL.set(call)
+        _CALLS.set(self)
         started = time.perf_counter()
         code = grpc.StatusCode.CANCELLED
         telemetry.RPC_OPEN.labels(method).inc()
@@ -260,7 +262,7 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             with _span(method, traced=UPKEEP[0] not in metadata) as span:
                 try:
-                    answer = await (self._in_time(method, work) if begins is None else work())
+                    answer = await (self._in_time(method, work) if call.begins is None else work())
                     code = _code(context)
                     return answer
                 except BaseException as error:
@@ -326,16 +328,6 @@ class Calls(grpc.aio.ServerInterceptor):
         if status.error_id:
             _log_failure(call.method, error, status.error_id)
         return status
-
-
-def _said() -> None:
-    """A message of the running call is being written. If that was all that a stop waited for, the stream ends behind it."""
-    call = _CALL.get()
-    if call is None or call.said:
-        return
-    call.said = True
-    if call.calls.draining and not call.told_to_end:
-        asyncio.get_running_loop().call_soon(call.end)
 
 
 async def _open(context: Context) -> None:
