@@ -83,7 +83,6 @@ class BuildReader:
         batch = Batch(limits)
         loop = asyncio.get_running_loop()
         spoken = loop.time()
-        due = 0.0
         while True:
             if build.removed:
                 raise UnknownLogError(f"the lines of pipeline {build.pipeline_id!r} are not kept any more")
@@ -92,7 +91,6 @@ class BuildReader:
             end = build.count if selection.follow else self._snapshot
             before = self._place
             for full in batch.gather(self._next(end)):
-                due = loop.time() + limits.linger
                 yield full
                 spoken = loop.time()
             if self._place >= end and (over or not selection.follow):
@@ -105,11 +103,9 @@ class BuildReader:
                 await asyncio.sleep(0)
                 continue
             if batch.entries:
-                now = loop.time()
-                if now < due and not replaying:
-                    await asyncio.sleep(due - now)
+                if not replaying and (wait := batch.wait) > 0:
+                    await asyncio.sleep(wait)
                     continue
-                due = now + limits.linger
                 yield batch.take()
                 spoken = loop.time()
                 continue

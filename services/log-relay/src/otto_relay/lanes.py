@@ -1,6 +1,7 @@
 """A reader's way through the lines of one worker: read from the spool, filtered, encoded, with what is missing counted."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,15 +32,21 @@ class Limits:
 
 
 class Batch:
-    """Entries until there are enough of them."""
+    """Entries until there are enough of them, or until live ones have been gathered for long enough."""
 
-    __slots__ = ("_limits", "entries", "lines", "size")
+    __slots__ = ("_due", "_limits", "entries", "lines", "size")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.entries: list[bytes] = []
         self.size = 0
         self.lines = 0
+        self._due = 0.0
+
+    @property
+    def wait(self) -> float:
+        """Seconds over which live entries are still to be gathered, because others were just given; not above 0: none."""
+        return self._due - time.monotonic()
 
     def add(self, entry: bytes) -> None:
         """Adds one more, whether or not it is full."""
@@ -58,6 +65,7 @@ class Batch:
         for count, part in parts:
             length = len(part)
             if held and (size + length > most or lines + count > most_lines):
+                self._given()
                 yield held
                 held, size, lines = [], 0, 0
             held.append(part)
@@ -67,8 +75,12 @@ class Batch:
 
     def take(self) -> list[bytes]:
         """What was gathered; empty afterwards."""
+        self._given()
         entries, self.entries, self.size, self.lines = self.entries, [], 0, 0
         return entries
+
+    def _given(self) -> None:
+        self._due = time.monotonic() + self._limits.linger
 
 
 class Lane:

@@ -69,28 +69,22 @@ async def _worker_parts(
     lane = await _worker_lane(known, selection)
     stop = None if selection.until is None else selection.until + int(UNTIL_MARGIN * 1e9)
     batch = Batch(limits)
-    clock = asyncio.get_running_loop().time
-    due = 0.0
     while True:
         replaying = lane.replaying
         found = list(read(lane))
         late = lane.passed(stop)
         for full in batch.gather_parts(found):
-            due = clock() + limits.linger
             yield full
         if late or lane.done:
             if batch.entries:
                 yield batch.take()
             return
         if not lane.caught_up:
-            if not found:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
         elif batch.entries:
-            now = clock()
-            if now < due and not replaying:
-                await asyncio.sleep(due - now)
+            if not replaying and (wait := batch.wait) > 0:
+                await asyncio.sleep(wait)
                 continue
-            due = now + limits.linger
             yield batch.take()
         elif passed(selection):
             return
