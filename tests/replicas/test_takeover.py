@@ -177,6 +177,25 @@ async def test_an_executor_that_ends_in_the_middle_of_a_run_is_followed_by_the_o
     begun.cancel()
 
 
+async def test_an_executor_that_stops_is_no_caller_that_leaves(installation: Installation) -> None:
+    """A run that is to be cancelled when its caller leaves goes on if the executor stops that its caller has asked, and handed it on."""
+    installation.cluster.script = lambda _pod, _container: Script()
+    scaler = await installation.start("scaler")
+    first, second = await pair(installation, "executor", OTTO_EXECUTOR_SCALER_ADDRESS=scaler.address)
+    request = chain("run", 1, 1)
+    request.metadata["otto.on_disconnect"] = "cancel"
+    begun = second.pipelines.ExecutePipeline(request)
+    await begun.read()
+    await until(lambda: len(installation.pods()) == 1, "its worker")
+    second.send(signal.SIGTERM)
+    while await begun.read() is not grpc.aio.EOF:
+        pass
+    assert await begun.code() is grpc.StatusCode.OK
+    assert await second.ended() == 0
+    installation.cluster.end(installation.pods()[0])
+    assert (await finished(first, "run"))[-1].status == STAGE_COMPLETED
+
+
 async def test_what_was_begun_last_is_gone_on_with(installation: Installation) -> None:
     """A run that no watch has told the other executor of, because none says anything, goes on there: who takes over reads all runs."""
     installation.cluster.script = lambda _pod, _container: Script()

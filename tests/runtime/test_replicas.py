@@ -341,6 +341,41 @@ async def test_a_stop_hands_the_role_over_at_once_and_ends_streams_with_ok(stage
     assert (await second.stub("unary")(b"after")).startswith(second.address.encode())
 
 
+@pytest.mark.parametrize("stops", [True, False], ids=["the replica stops", "the caller leaves"])
+async def test_who_hands_on_and_stops_is_no_caller_that_leaves(stage: Stage, stops: bool) -> None:
+    """The one that acts can tell the two apart, as it can its own stop, of all calls that came through that replica and of no other."""
+    seen: list[tuple[bytes, bool]] = []
+
+    def handlers(address: str) -> Handlers:
+        async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            try:
+                yield b"first"
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                seen.append((request, stopping()))
+                raise
+
+        return {"stream": stream}
+
+    first, second, third = [await stage.start(handlers) for _ in range(3)]
+    calls = [replica.stub("stream")(name) for replica, name in ((second, b"a"), (second, b"b"), (third, b"c"), (first, b"d"))]
+    for call in calls:
+        assert await call.read() == b"first"
+    if stops:
+        second.stop.set()
+        for call in calls[:2]:
+            assert await call.read() is grpc.aio.EOF
+            assert await call.code() is grpc.StatusCode.OK
+    else:
+        for call in calls[:2]:
+            call.cancel()
+    await until(lambda: len(seen) == 2)
+    for call in calls[2:]:
+        call.cancel()
+    await until(lambda: len(seen) == 4)
+    assert sorted(seen) == [(b"a", stops), (b"b", stops), (b"c", False), (b"d", False)]
+
+
 async def test_while_nobody_acts_calls_wait_and_then_are_told_why(stage: Stage) -> None:
     """UNAVAILABLE after the patience; one that comes in time is answered by whoever acts then."""
     await stage.start(echoing)

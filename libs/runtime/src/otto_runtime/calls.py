@@ -27,7 +27,7 @@ from structlog.contextvars import bind_contextvars
 from otto_runtime import telemetry
 from otto_runtime.channels import UPKEEP
 from otto_runtime.errors import MalformedMessage, Status, status_of
-from otto_runtime.handing import CUT_OFF, NOT_ACTED, HandOn, NobodyActsError
+from otto_runtime.handing import CUT_OFF, HOP, NOT_ACTED, STOPS, HandOn, NobodyActsError
 from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import leaves
@@ -59,12 +59,12 @@ _FAULTS = frozenset(
 
 
 def stopping() -> bool:
-    """Whether the server of the running call is stopping, so that a cancellation does not mean that the caller left.
+    """Whether our server stops, or the replica that handed the running call on: then a cancellation does not mean that the caller left.
 
-    False outside of calls. Holds in the handler and in the tasks it started.
+    False outside of calls. Holds in the handler and, of our own stop, in the tasks it started.
     """
     calls = _CALLS.get()
-    return calls is not None and calls.draining
+    return calls is not None and (calls.draining or calls.handed_on_by_who_stops(asyncio.current_task()))
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +76,9 @@ class _Call:
     task: asyncio.Task[Any] = field(init=False)
     begins: Callable[[], bool] | None = None
     """Whether, as a stop comes, it is on to begin something; None for what is no stream."""
+    handed_on_by: str = ""
+    that_stops: bool = False
+    """Whether the replica that handed it on has said that it stops."""
     said: bool = False
     """Whether a message of its stream has been written."""
     told_to_end: bool = False
@@ -105,7 +108,7 @@ class Calls(grpc.aio.ServerInterceptor):
         """Takes the deadline of unary calls from the settings."""
         self._unary_timeout = settings.unary_timeout
         self._public: tuple[type[Exception], ...] = (MalformedMessage, NobodyActsError, _DeadlineError, _StoppingError)
-        self._running: set[_Call] = set()
+        self._running: dict[asyncio.Task[Any] | None, _Call] = {}
         self._elsewhere: dict[str, HandOn] = {}
         self._refused_at_stop: dict[str, Callable[[Any], bool]] = {}
         self._completing: frozenset[str] = frozenset()
@@ -133,24 +136,29 @@ class Calls(grpc.aio.ServerInterceptor):
         """Calls to this service go where `hand_on` says."""
         self._elsewhere[service] = hand_on
 
-    def end_streams(self) -> int:
+    async def end_streams(self) -> int:
         """Ends every open stream (with OK, unless that says too much), every later one at once, and refuses later calls that do something.
 
         One that is on to begin something ends after its first message. Returns how many streams were open.
         """
         self.draining = True
-        streams = [(call, call.begins) for call in self._running if call.begins is not None and not call.told_to_end]
+        await asyncio.gather(*(hand_on.stops() for hand_on in set(self._elsewhere.values())))
+        streams = [(call, call.begins) for call in self._running.values() if call.begins is not None and not call.told_to_end]
         for call, begins in streams:
             if call.said or call.method in self._completing or not begins():
                 call.end()
         return len(streams)
+
+    def handed_on_by_who_stops(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether the call of this task came through a replica that has said that it stops."""
+        return (call := self._running.get(task)) is not None and call.that_stops
 
     async def ended(self, timeout: float) -> int:
         """Waits for every handler's end (grpc.aio's stop does not), at most `timeout` seconds; cancels, counts and gives up the rest.
 
         Those that were given up before are not waited for again.
         """
-        late = await _all_left([call for call in self._running if not call.given_up], timeout)
+        late = await _all_left([call for call in self._running.values() if not call.given_up], timeout)
         for call in late:
             call.given_up = True
             call.task.cancel()
@@ -251,12 +259,16 @@ class Calls(grpc.aio.ServerInterceptor):
         if opens:
             await _open(context)
         call.task = task
-        self._running.add(call)
+        self._running[task] = call
         _CALLS.set(self)
         started = time.perf_counter()
         code = grpc.StatusCode.CANCELLED
         telemetry.RPC_OPEN.labels(method).inc()
         metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        call.handed_on_by = metadata.get(HOP, "")
+        if stops := metadata.get(STOPS):
+            for other in self._running.values():
+                other.that_stops = other.that_stops or other.handed_on_by == stops
         telemetry.continue_trace(metadata)
         bind_contextvars(rpc=method)
         try:
@@ -284,7 +296,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     if code in _FAULTS:
                         span.set_status(trace.StatusCode.ERROR)
         finally:
-            self._running.discard(call)
+            del self._running[task]
             call.left.set()
             telemetry.RPC_OPEN.labels(method).dec()
             telemetry.RPC_SECONDS.labels(method, code.name).observe(time.perf_counter() - started)

@@ -18,6 +18,12 @@ from otto_runtime.telemetry import CALLER, handed_on
 
 HOP = "otto-handed-on-by"
 """Metadata of a call that was handed on: by whom."""
+STOPS = "otto-stops"
+"""Metadata of a health check, with which a replica that stops says so to the one that it has handed calls on to: their callers have not
+left.
+"""
+TOLD_SECONDS = 0.5
+"""How long a stop waits for that; one that does not answer takes its calls for left."""
 NOT_ACTED = ("otto-not-acted", "1")
 """Trailer of a refusal: nothing of the call was done, so that it may be repeated, whatever it is."""
 CUT_OFF = "the call was cancelled"
@@ -27,7 +33,7 @@ NEVER_SENT = "failed to connect to all addresses"
 OLD_HOLDER_SECONDS = 2.0
 """How long one that acts no more may take to end the calls that it still has; one that is gone without a word never does."""
 _PRIVATE = ("grpc-", ":")
-_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", "baggage", CALLER, HOP})
+_OWN = frozenset({"user-agent", "te", "content-type", "traceparent", "tracestate", "baggage", CALLER, HOP, STOPS})
 
 
 class Leadership(Protocol):
@@ -79,6 +85,15 @@ class HandOn:
             self._changed = asyncio.Event()
             for address in [known for known in self._channels if known != role.holder]:
                 await self._channels.pop(address).close(None)
+
+    async def stops(self) -> None:
+        """Says to who acts that this replica stops, before the calls that it has handed on end."""
+
+        async def told(channel: grpc.aio.Channel) -> None:
+            check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+            await check(b"", metadata=((STOPS, self._leadership.identity),), timeout=TOLD_SECONDS)
+
+        await asyncio.gather(*map(told, self._channels.values()), return_exceptions=True)
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -177,7 +177,7 @@ class Host:
                 await checks.enter_graceful_shutdown()
         if self._settings.drain_delay:
             await asyncio.sleep(self._settings.drain_delay)
-        count = self._calls.end_streams()
+        count = await self._calls.end_streams()
         log.info("runtime.streams_ended", extra={"count": count})
         # grpc.aio lets calls that come during its own grace hang until its end: so it is stopped when there is nothing to wait for
         late = await self._calls.ended(self._settings.stop_grace)
