@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from otto_runtime.calls import stopping
 from otto_runtime.handing import HOP
 from otto_runtime.replicas import AddressError, Place, RoleLostError, replicas
-from otto_runtime.server import Component, bound
+from otto_runtime.server import Component, bound, stop_seconds
 from otto_runtime.settings import RuntimeSettings
 
 SERVICE = "test.Trial"
@@ -374,6 +374,32 @@ async def test_who_hands_on_and_stops_is_no_caller_that_leaves(stage: Stage, sto
         call.cancel()
     await until(lambda: len(seen) == 4)
     assert sorted(seen) == [(b"a", stops), (b"b", stops), (b"c", False), (b"d", False)]
+
+
+async def test_one_that_acts_and_does_not_answer_can_not_hold_a_stop_up(stage: Stage) -> None:
+    """What it is to be told of the stop is given up, and the call that was handed on to it ends as ever."""
+    met = asyncio.Event()
+
+    async def hangs(request: bytes, context: Any) -> bytes:
+        met.set()
+        await asyncio.Event().wait()
+        return b""
+
+    frozen = grpc.aio.server()
+    for service, method in ((SERVICE, "unary"), ("grpc.health.v1.Health", "Check")):
+        handler = grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(hangs)})
+        frozen.add_generic_rpc_handlers((handler,))
+    stage.seat.give(f"127.0.0.1:{frozen.add_insecure_port('127.0.0.1:0')}")
+    await frozen.start()
+    follower = await stage.start(echoing, stop_grace=0.2)
+    asked = asyncio.ensure_future(follower.stub("unary")(b""))
+    await met.wait()
+    follower.stop.set()
+    async with asyncio.timeout(stop_seconds(QUIET)):
+        await asyncio.wait([follower.serving])
+    with pytest.raises(grpc.aio.AioRpcError, match="the service is stopping; repeat the call"):
+        await asked
+    await frozen.stop(None)
 
 
 async def test_while_nobody_acts_calls_wait_and_then_are_told_why(stage: Stage) -> None:

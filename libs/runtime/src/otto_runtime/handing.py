@@ -22,7 +22,7 @@ STOPS = "otto-stops"
 """Metadata of a health check, with which a replica that stops says so to the one that it has handed calls on to: their callers have not
 left.
 """
-TOLD_SECONDS = 0.5
+TOLD_SECONDS = 1.0
 """How long a stop waits for that; one that does not answer takes its calls for left."""
 NOT_ACTED = ("otto-not-acted", "1")
 """Trailer of a refusal: nothing of the call was done, so that it may be repeated, whatever it is."""

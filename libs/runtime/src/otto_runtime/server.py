@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otto_runtime.addresses import parse
 from otto_runtime.calls import LATE_SECONDS, Calls, stopping
-from otto_runtime.handing import HandOn
+from otto_runtime.handing import TOLD_SECONDS, HandOn
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import cancelled, forever
 
@@ -91,7 +91,7 @@ def stop_seconds(settings: RuntimeSettings) -> float:
     """How long a stop may take: what terminationGracePeriodSeconds has to exceed. Closing what the roots opened is not counted."""
     handlers = settings.stop_grace + LATE_SECONDS
     later_ones = LONGEST_QUIET_SECONDS + FLUSH_SECONDS + LATE_SECONDS
-    return settings.drain_delay + handlers + later_ones + FLUSH_SECONDS + TELEMETRY_SECONDS
+    return FLUSH_SECONDS + settings.drain_delay + TOLD_SECONDS + handlers + later_ones + FLUSH_SECONDS + TELEMETRY_SECONDS
 
 
 class Host:
