@@ -157,6 +157,23 @@ async def test_whoever_waits_for_a_turn_has_a_deadline(fake: FakeCluster) -> Non
             call.cancel()
 
 
+async def test_what_a_server_in_trouble_may_have_done_is_not_called_unsent(fake: FakeCluster) -> None:
+    """Its repetition, which it asked for, found no turn; the first one was sent."""
+    async with fake.client() as client, asyncio.TaskGroup() as group:
+        fake.faults.answer(504, retry_after=1, when=creating)
+        creation = asyncio.create_task(client.create(CONFIG_MAPS, BODY, timeout=2))
+        while not fake.requests:
+            await asyncio.sleep(0.01)
+        fake.faults.stall()
+        calls = [group.create_task(client.list(CONFIG_MAPS)) for _ in range(MOST_CALLS)]
+        with pytest.raises(DeadlineError) as caught:
+            await creation
+        assert caught.value.maybe_done
+        assert len(fake.requests) == 1 + MOST_CALLS
+        for call in calls:
+            call.cancel()
+
+
 async def test_who_is_told_to_come_later_leaves_the_turn_to_others(fake: FakeCluster) -> None:
     """Creations are throttled, and wait for a minute; what the server has time for goes on."""
     async with fake.client(timeout=100) as client, asyncio.TaskGroup() as group:

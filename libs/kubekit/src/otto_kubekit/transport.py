@@ -126,20 +126,20 @@ class Transport:
         limit = self.timeout if timeout is None else timeout
         deadline = asyncio.get_running_loop().time() + limit
         room = nullcontext() if path.startswith(_UNBOUNDED) else self._room
-        under_way = False
+        sent = troubled = False  # so that it may have been carried out
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     self._check_fence(what, method)
                     try:
                         async with room:
-                            under_way = True
+                            sent = True
                             return await self._answer(what, method, path, query, body, content_type)
                     except ApiError as error:
-                        under_way = False
+                        sent = troubled = troubled or error.maybe_done
                         await self._wait_as_told(error, deadline)
         except TimeoutError:
-            if not under_way:
+            if not sent:
                 raise UnsentError(f"{what}: not sent, because {MOST_CALLS} other calls were under way for {limit:g} s") from None
             raise DeadlineError(f"{what}: no answer within {limit:g} s") from None
 
