@@ -11,10 +11,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from otto_runtime.calls import stopping
+from otto_runtime.calls import QUIET_TURNS, Calls, stopping
 from otto_runtime.server import stop_seconds
 
-from .conftest import Ready, Serve
+from .conftest import QUIET, Ready, Serve
 
 
 async def yields_then_waits(request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -185,6 +185,24 @@ async def test_a_stream_whose_ok_says_that_all_was_delivered_does_not_end_so_at_
         leave.set()
         await lasting
         await trial.ended()
+
+
+async def test_silence_counts_only_where_a_call_comes_through() -> None:
+    """A server that gets no processor hears nobody: its silence would cut off those that have come and were not looked at."""
+    calls, asked, through = Calls(QUIET), asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def ask() -> None:
+        asked.release()
+        await through.acquire()
+
+    async with asyncio.timeout(20):
+        waiting = asyncio.create_task(calls.quiet(0.01, 15, ask))
+        for _ in range(QUIET_TURNS):
+            await asked.acquire()
+            assert not waiting.done()
+            through.release()
+        await waiting
+        await calls.quiet(0.01, 0.1, ask)  # one that never gets through holds it up no longer than said
 
 
 @pytest.mark.parametrize("round_", range(5))

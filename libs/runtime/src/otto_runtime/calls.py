@@ -115,7 +115,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self.draining = False
         """Whether open streams were told to end."""
         self._came = 0
-        """How many calls have come."""
+        """How many calls have come, health checks aside."""
 
     def add_public_errors(self, errors: tuple[type[Exception], ...]) -> None:
         """Instances of these classes are told to clients in their own words."""
@@ -165,17 +165,22 @@ class Calls(grpc.aio.ServerInterceptor):
         await _all_left(late, LATE_SECONDS)
         return len(late)
 
-    async def quiet(self, seconds: float, most: float) -> None:
+    async def quiet(self, seconds: float, most: float, ask: Callable[[], Awaitable[object]]) -> None:
         """Waits until no call has come for `seconds`, at most `most` seconds.
 
         Calls that were on their way when the drain began are answered like that; those that a stopped server has not looked at yet would
-        end with CANCELLED. The silence has to last several turns of the loop: one that was held up has heard nothing meanwhile.
+        end with CANCELLED. The silence has to last several turns, in each of which a health check that `ask` makes has come through: a
+        process that gets no processor has heard nothing meanwhile.
         """
-        silent, over = 0, time.monotonic() + most
-        while silent < QUIET_TURNS and time.monotonic() < over:
-            came = self._came
-            await asyncio.sleep(seconds / QUIET_TURNS)
-            silent = silent + 1 if self._came == came else 0
+        silent = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                while silent < QUIET_TURNS:
+                    came = self._came
+                    await asyncio.sleep(seconds / QUIET_TURNS)
+                    with suppress(grpc.aio.AioRpcError):
+                        await ask()
+                    silent = silent + 1 if self._came == came else 0
 
     async def intercept_service(
         self,
@@ -183,12 +188,12 @@ class Calls(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler that was found; an unknown method has none and stays UNIMPLEMENTED."""
-        self._came += 1
+        method = handler_call_details.method.lstrip("/")
+        self._came += not method.startswith(_HEALTH)
         # types-grpcio gives the handler's fields no types
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method.lstrip("/")
         if (hand_on := self._elsewhere.get(method.rpartition("/")[0])) is not None:
             handler = hand_on.instead_of(method, handler)
         call = _Call(self, method)

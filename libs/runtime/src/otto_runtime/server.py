@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from otto_runtime.addresses import parse
 from otto_runtime.calls import LATE_SECONDS, Calls, stopping
+from otto_runtime.channels import channel_options
 from otto_runtime.handing import TOLD_SECONDS, HandOn
 from otto_runtime.settings import RuntimeSettings
 from otto_runtime.tasks import cancelled, forever
@@ -183,7 +184,9 @@ class Host:
         late = await self._calls.ended(self._settings.stop_grace)
         if late:
             log.warning("runtime.handlers_cancelled", extra={"count": late})
-        await self._calls.quiet(QUIET_SECONDS, LONGEST_QUIET_SECONDS)
+        async with grpc.aio.insecure_channel(self.address, options=channel_options()) as channel:
+            ask = health_pb2_grpc.HealthStub(channel).Check
+            await self._calls.quiet(QUIET_SECONDS, LONGEST_QUIET_SECONDS, lambda: ask(health_pb2.HealthCheckRequest()))
         await self._calls.ended(FLUSH_SECONDS)  # of those that came since
         await self._server.stop(FLUSH_SECONDS)
         log.info("runtime.stopped", extra={"seconds": round(time.monotonic() - started, 3)})
