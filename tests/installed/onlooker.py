@@ -45,7 +45,7 @@ class Onlooker:
         workers = (await asyncio.to_thread(self._installation.workers))[self.pipeline_id]
         assert len(workers) == WORKERS
         for worker in workers:
-            await self._installation.kubectl_soon("exec", worker, "--container", "worker", "--", "touch", "/tmp/gate")
+            await self._installation.open_gate(worker)
         code = await ended(self._program, PATIENCE)
         assert code == 0, self._program.told
         shown = [json.loads(line) for line in self._program.out]

@@ -95,7 +95,7 @@ async def goes_on(installation: Installation, script: Script, run: str) -> None:
     script.say("started")
     assert await heard(script) == {"sequence": 2}
     (worker,) = (await asyncio.to_thread(installation.workers))[run]
-    await installation.kubectl_soon("exec", worker, "--container", "worker", "--", "touch", "/tmp/gate")
+    await installation.open_gate(worker)
     after = await heard(script)
     sequences = after["sequences"]
     assert isinstance(sequences, list)

@@ -84,7 +84,7 @@ async def going(here: Installation) -> AsyncIterator[Run]:
         await becomes(lambda: len(run.workers()) == 2)
         yield run
         for worker in await asyncio.to_thread(run.workers):
-            await here.kubectl_soon("exec", worker, "--container", "worker", "--", "touch", "/tmp/gate")
+            await here.open_gate(worker)
         async with asyncio.timeout(PATIENCE):
             run.account = await ending
     finally:

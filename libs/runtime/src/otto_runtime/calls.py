@@ -26,7 +26,7 @@ from structlog.contextvars import bind_contextvars
 
 from otto_runtime import telemetry
 from otto_runtime.channels import UPKEEP
-from otto_runtime.errors import MalformedMessage, Status, status_of
+from otto_runtime.errors import MalformedMessage, Status, code_of, status_of
 from otto_runtime.handing import CUT_OFF, HOP, NOT_ACTED, STOPS, HandOn, NobodyActsError
 from otto_runtime.messages import Transform, counting, reading, write_all
 from otto_runtime.settings import RuntimeSettings
@@ -280,13 +280,13 @@ class Calls(grpc.aio.ServerInterceptor):
             with _span(method, traced=UPKEEP[0] not in metadata) as span:
                 try:
                     answer = await (self._in_time(method, work) if call.begins is None else work())
-                    code = _code(context)
+                    code = code_of(context)
                     return answer
                 except BaseException as error:
                     try:
                         status = self._judge(error, call)
                     except grpc.aio.AbortError:
-                        code = _code(context)
+                        code = code_of(context)
                         raise
                     code = status.code
                     if code is grpc.StatusCode.OK:
@@ -395,11 +395,3 @@ def _span(method: str, *, traced: bool) -> Any:
         record_exception=False,
         set_status_on_exception=False,
     )
-
-
-def _code(context: Context) -> grpc.StatusCode:
-    """The status of a handler that returned: OK unless it set another one."""
-    code: Any = context.code()
-    if isinstance(code, grpc.StatusCode):
-        return code
-    return next((known for known in grpc.StatusCode if code and known.value[0] == code), grpc.StatusCode.OK)

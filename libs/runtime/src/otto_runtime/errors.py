@@ -9,8 +9,10 @@ Everything else becomes INTERNAL with an id that stands in our log.
 
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
+import grpc.aio
 
 from otto_runtime.tasks import leaves
 
@@ -64,3 +66,11 @@ def status_of(error: BaseException, public: tuple[type[Exception], ...]) -> Stat
         return Status(grpc.StatusCode[name], shortened("\n".join(dict.fromkeys(str(leaf) for leaf in found))))
     error_id = secrets.token_hex(6)
     return Status(grpc.StatusCode.INTERNAL, f"internal error; the service's log has it under id {error_id}", error_id)
+
+
+def code_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status of a handler that returned: OK unless it set another one."""
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next((known for known in grpc.StatusCode if code and known.value[0] == code), grpc.StatusCode.OK)
