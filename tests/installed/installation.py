@@ -63,10 +63,10 @@ class Installation:
         """The same beside whatever else runs."""
         return await asyncio.to_thread(self.kubectl, *arguments)
 
-    async def open_gate(self, worker: str, gate: str = "/tmp/gate") -> None:
+    async def open_gate(self, worker: str) -> None:
         """Makes the file that a worker waits for; it may be quicker to end than the command, which then ends with it."""
         try:
-            await self.kubectl_soon("exec", worker, "--container", "worker", "--", "touch", gate)
+            await self.kubectl_soon("exec", worker, "--container", "worker", "--", "touch", "/tmp/gate")
         except CommandError as error:
             if not str(error).endswith("exit code 137"):
                 raise

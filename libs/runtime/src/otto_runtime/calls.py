@@ -1,9 +1,9 @@
 """One server interceptor around every call: deadline, status of errors, metrics, trace, and the end of open streams at a stop.
 
 A stop ends long streams with OK: the handler's task is cancelled, its `finally` blocks run, and the client sees the end of the stream.
-One that begins something is first let come to its first message, since an end without any would say neither that it was begun nor that not.
-That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it). A handler that has to know
-whether its caller left or the service stops asks `stopping()`: grpc.aio's `context.cancelled()` is False in both cases.
+That is the only place where a cancellation is not passed on, because it was ours (as `asyncio.timeout` does it). A stream that begins
+something is first let come to its first message: an end without any would say neither that it was begun nor that not. A handler that has
+to know whether its caller left or the service stops asks `stopping()`: grpc.aio's `context.cancelled()` is False in both cases.
 """
 
 from __future__ import annotations  # grpcio's classes take type arguments in stubs only
