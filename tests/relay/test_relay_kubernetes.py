@@ -9,7 +9,7 @@ import sys
 from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,39 @@ async def test_stdout_and_stderr_are_told_apart_where_the_server_does(cluster: C
     elif not cluster.fake.kubelet.split_streams:
         assert {asked.query["stream"] for asked in refused} <= {"Stdout", "Stderr"}
         assert len(refused) <= 2
+
+
+@pytest.mark.parametrize("cluster", ["apart"], indirect=True)
+@pytest.mark.parametrize("restarted", [False, True], ids=["followed on", "by another relay"])
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
+async def test_streams_that_are_told_apart_no_more_are_read_merged(cluster: Cluster, streams: tuple[str, ...], *, restarted: bool) -> None:
+    """As by an API server whose feature was switched off: each line comes once, and a notice says that it can't be sure of that."""
+    texts: list[str] = []
+
+    def write() -> None:
+        for number in range(20):
+            texts.append(f"{len(texts)}")
+            cluster.fake.log("w-1").write(texts[-1], streams[number // 2 % len(streams)])
+
+    async with AsyncExitStack() as relays:
+        await relays.enter_async_context(cluster.stand.relay())
+        await cluster.start("w-1")
+        write()
+        await relay_knows(cluster.stand, "w-1", 20)
+        if restarted:
+            await relays.aclose()
+        cluster.fake.kubelet.split_streams = False
+        cluster.fake.faults.drop_connections(lambda asked: asked.log)
+        write()
+        if restarted:
+            await relays.enter_async_context(cluster.stand.relay())
+        await relay_knows(cluster.stand, "w-1", 41)
+        write()
+        await cluster.end("w-1")
+        got = await complete(cluster.stand, "w-1")
+    assert sorted(messages(got), key=int) == texts
+    assert [entry.source for entry in got if not entry.metadata][20:] == ["stdout"] * 40
+    assert ["apart" in entry.message for entry in got] == [False] * 20 + [True] + [False] * 40
 
 
 async def test_a_rotation_that_ends_a_follow_costs_no_line(cluster: Cluster) -> None:

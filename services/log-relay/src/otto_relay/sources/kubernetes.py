@@ -34,6 +34,7 @@ _SECRET_SECONDS = 30.0
 """How long a secret that was read serves other workers too."""
 _MOST_REMEMBERED = 1000
 _ROTATED = "lines may be missing here: this log was rotated while it was not read"
+_MERGED = "lines may be missing here: this cluster does not tell stdout and stderr apart any more"
 _KNOWS_STREAMS = (1, 32)
 """The first version of Kubernetes that knows `stream`; an older one ignores the question and would send every line twice."""
 
@@ -120,17 +121,17 @@ class KubernetesSource:
     async def lines(self, worker_id: str, position: bytes, ended: Ending, split: Split) -> AsyncGenerator[list[Line], None]:
         """See LogSource."""
         pod = self._pods.pop(worker_id, None) or await fetched(self._client, worker_id)
+        unsure: frozenset[int] = frozenset()
         while True:
-            reading = _Reading(self._client, pod, position, await self._asks_apart(), split, self._longest)
+            reading = _Reading(self._client, pod, position, await self._asks_apart(), split, self._longest, unsure)
             try:
                 async with aclosing(reading.lines(ended)) as batches:
                     async for batch in batches:
                         yield batch
             except ApartRefusedError:
-                if position:
-                    raise
                 log.info("relay.source.merged")
                 self._apart = False
+                position, unsure = reading.merged()
                 continue
             return
 
@@ -146,8 +147,12 @@ class KubernetesSource:
 class _Reading:
     """All containers of one pod, read once from a position to their ends."""
 
-    def __init__(self, client: "Client", pod: Pod, position: bytes, apart: bool, split: Split, longest: int) -> None:
+    def __init__(
+        self, client: "Client", pod: Pod, position: bytes, apart: bool, split: Split, longest: int, unsure: frozenset[int]
+    ) -> None:
+        """`unsure` are containers before whose first line some may be missing."""
         self._client = client
+        self._unsure = set(unsure)
         self._worker = WorkerPod(client, pod)
         self._split = split
         self._longest = longest
@@ -164,6 +169,11 @@ class _Reading:
                 raise SourceLostError(f"pod {pod.metadata.name} is gone; another one has its name")
         self._batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(_BATCHES)
         self._lost: list[str] = []
+
+    def merged(self) -> tuple[bytes, frozenset[int]]:
+        """The position behind all that was given, for reading on without telling streams apart; see `Position.merged`."""
+        position, unsure = self._position.merged()
+        return position.encoded(), unsure
 
     async def lines(self, ended: Ending) -> AsyncGenerator[list[Line], None]:
         """The lines behind the position. Raises as LogSource says, and ApartRefusedError."""
@@ -183,10 +193,14 @@ class _Reading:
                 label = "" if name == WORKER else name
                 number = lane(batch.container, stderr=batch.stderr)
                 moved = self._position.moved
-                yield [
+                lines = [
                     Line(time_ns, batch.stderr, text, moved(number, place), label, _ROTATED if missing else "")
                     for time_ns, text, place, missing in batch.entries
                 ]
+                if batch.container in self._unsure:
+                    self._unsure.remove(batch.container)
+                    lines[0] = lines[0]._replace(notice=lines[0].notice or _MERGED)
+                yield lines
         finally:
             await cancelled(reading)
 

@@ -15,6 +15,8 @@ MOST_LANES = 18
 """Lanes that may be read at the same time, so that they fit: 10 bytes each, 13 when stamps are out of order."""
 _MERGED, _APART = 1, 2
 _HEADER = 6
+_UNTIL_NEWER = 1 << 20
+"""As many lines behind the newest one as can't be: none with an earlier stamp is taken before one with a later."""
 _WRONG = "these bytes are no position in a pod's log"
 
 
@@ -89,6 +91,27 @@ class Position:
                     self._places[other] = plain.encoded()
             encoded = self.encoded()
         return encoded
+
+    def merged(self) -> "tuple[Position, frozenset[int]]":
+        """The same without telling streams apart, and the containers of which that is not exact.
+
+        Those are the ones that have given lines and not ended: nobody can know which of their lines between the newest of one stream and
+        the newest of the other were had. Those count as had, so that none comes twice.
+        """
+        position = Position(self.mark, apart=False)
+        position.ended = set(self.ended)
+        unsure = frozenset(number_of_lane // 2 for number_of_lane in self._places)
+        for container in unsure:
+            lanes = [self._places.get(lane(container, stderr=stderr)) for stderr in (False, True)]
+            if not all(lanes):
+                position._places[lane(container, stderr=False)] = next(place for place in lanes if place)
+                continue
+            out, err = (self.place(lane(container, stderr=stderr)) for stderr in (False, True))
+            newest = max(out.newest, err.newest)
+            same = sum(place.same for place in (out, err) if place.newest == newest)
+            late = Place(newest, same, after=_UNTIL_NEWER, earliest=max(out.earliest, err.earliest))
+            position._places[lane(container, stderr=False)] = late.encoded()
+        return position, unsure
 
     def encoded(self) -> bytes:
         """All of it."""
