@@ -24,6 +24,7 @@ from otto_executor.stage import Phase, StageSpec, StageStatus, Worker, WorkerSta
 from otto_executor.stores import StoredRun
 from otto_executor.stores.kubernetes import KubernetesStore, watched
 from otto_executor.stores.pipelinerun import FINALIZER, INSTANCE_LABEL, WHOLE
+from otto_executor.stores.protocol import Arrival, Left
 from otto_executor.testing.cluster import store_in
 from otto_executor.translate_spec import spec_of, understood
 from otto_kubekit.bodies import merge
@@ -165,6 +166,54 @@ async def test_a_beginning_that_was_told_to_have_failed_is_taken_back(cluster: F
     finally:
         news.cancel()
     await store.create(record(), [message(1)])
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["before the watch tells of it", "once the watch has told of it"])
+async def test_a_beginning_that_was_told_to_have_failed_can_be_tried_again_at_once(cluster: FakeCluster, *, told: bool) -> None:
+    """The first one's object makes room for the second one's, and what the watch tells of it later is no news of the second one."""
+    async with store_in(cluster) as store:
+        away = True
+        if not told:
+            cluster.faults.stall(lambda asked: asked.watch)
+        cluster.faults.cut(after=True, when=wrote("POST"))
+        cluster.faults.answer(503, times=None, when=lambda asked: away and asked.method == "GET" and asked.path.endswith("/p"))
+        with pytest.raises(StoreUnavailableError):
+            await store.create(record(), [message(1)])
+        first = thing(cluster, "p")["metadata"]["uid"]
+        away = False
+        if told:
+            await until(lambda: store.outside._picture.of("p") is not None)
+        news = asyncio.ensure_future(anext(store.outside.news()))
+        try:
+            await store.create(again := record(created_at=9.0), [message(1)])
+            assert thing(cluster, "p")["metadata"]["uid"] != first
+            cluster.faults.resume()
+            async with cluster.client() as client:
+                await client.patch(WHOLE, "p", merge({"metadata": {"labels": {"seen": "yes"}}}))
+                version = (await client.get(WHOLE, "p")).metadata.resource_version
+            await until(lambda: (known := store.outside._picture.named("p")) is not None and known.resource_version == version)
+            assert not news.done()
+        finally:
+            news.cancel()
+        assert await store.load("p") == again
+        assert len(everything(cluster)) == 1
+
+
+async def test_a_second_beginning_that_is_refused_makes_the_first_no_less_uncertain(cluster: FakeCluster, store: KubernetesStore) -> None:
+    """What kubectl applied was begun, and nobody was told so; a call that wants its id is refused, and the run goes on."""
+    async with cluster.client() as client:
+        await client.create(WHOLE, {"apiVersion": WHOLE.api_version, "kind": WHOLE.name, "metadata": {"name": "p"}, "spec": {}})
+    news = store.outside.news()
+    arrival = await anext(news)
+    assert isinstance(arrival, Arrival)
+    cluster.faults.cut(after=True, when=wrote("PATCH"))
+    with pytest.raises(StoreUnavailableError):
+        await store.outside.accept(arrival, record(), [message(1)])
+    with pytest.raises(PipelineExistsError):
+        await store.create(record(created_at=9.0), [message(1)])
+    async with asyncio.timeout(10):
+        assert await anext(news) == Left("p")
+    assert await store.load("p") == record()
 
 
 def everything(cluster: FakeCluster) -> list[dict[str, Any]]:

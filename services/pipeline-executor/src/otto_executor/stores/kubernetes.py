@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +108,8 @@ class KubernetesStore:
         """See RunStore."""
         self._check()
         pipeline_id = run.definition.pipeline_id
+        for name in self._names(pipeline_id):
+            await self.outside.settle(name)
         self._refuse_known(pipeline_id)
         body = self._body(run, progress)
         if takes_workspace_of:
@@ -118,6 +120,10 @@ class KubernetesStore:
             if takes_workspace_of:
                 await self._mark(takes_workspace_of, {"taken"}, Fate())
             raise
+
+    def _names(self, pipeline_id: str) -> Iterable[str]:
+        """Those that a run's object may have, the most wanted first."""
+        return dict.fromkeys((object_name(pipeline_id), hashed_name(pipeline_id), hashed_name(f"{self._instance}/{pipeline_id}")))
 
     def _body(self, run: StoredRun, progress: Sequence[Progress], applied: Mapping[str, Any] | None = None) -> dict[str, Any]:
         record = pack_record(run.definition, run.request, run.state, progress)
@@ -136,7 +142,7 @@ class KubernetesStore:
 
     async def _create(self, run: StoredRun, progress: Sequence[Progress], body: dict[str, Any]) -> None:
         pipeline_id = run.definition.pipeline_id
-        for name in dict.fromkeys((object_name(pipeline_id), hashed_name(pipeline_id), hashed_name(f"{self._instance}/{pipeline_id}"))):
+        for name in self._names(pipeline_id):
             body["metadata"]["name"] = name
             async with self.outside.beginning(name, body["record"], wanted=False):
                 made = await self._made(name, body)

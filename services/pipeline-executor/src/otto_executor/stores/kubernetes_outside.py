@@ -1,6 +1,7 @@
 """What others do with PipelineRuns: those that kubectl applied, those that it deleted, and those that we may have begun or not."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -50,8 +51,9 @@ class KubernetesOutside:
         self._any = asyncio.Event()
         self._busy: set[str] = set()
         """Objects that are begun or deleted here, so that what the watch tells of them is no news."""
-        self._uncertain: dict[str, tuple[str, bool]] = {}
-        """Records that may have been written though it seemed that they were not, by object, and whether they are wanted all the same."""
+        self._uncertain: dict[str, dict[bytes, bool]] = {}
+        """Digests of records that may have been written though it seemed that they were not, by object; and whether those are wanted."""
+        self._settling = asyncio.Lock()
 
     def tell(self, name: str, was: Known | None = None) -> None:
         """There is news of an object; `was` if it is gone."""
@@ -76,12 +78,15 @@ class KubernetesOutside:
     async def beginning(self, name: str, record: str, *, wanted: bool) -> AsyncIterator[None]:
         """While an object is begun. What is not answered may have happened: then it is taken back, or gone on with if it is `wanted`."""
         self._busy.add(name)
-        self._uncertain[name] = (record, wanted)
+        digest = _digest(record)
+        self._uncertain.setdefault(name, {})[digest] = wanted
         try:
             yield
             self._uncertain.pop(name, None)
         except (PipelineExistsError, RunTooLargeError, SaveConflictError):
-            self._uncertain.pop(name, None)
+            # What an earlier try may have written is as uncertain as it was.
+            if (records := self._uncertain.get(name)) is not None and records.pop(digest, None) is not None and not records:
+                del self._uncertain[name]
             raise
         finally:
             self._busy.discard(name)
@@ -114,7 +119,8 @@ class KubernetesOutside:
         if name in self._busy:
             return None  # it is told again when that is over
         if name in self._uncertain:
-            return await self._settled(known)
+            async with self._settling:
+                return await self._settled(name)
         if known.deleting:
             return Departure(known.pipeline_id) if known.begun else None
         if known.begun:
@@ -125,20 +131,30 @@ class KubernetesOutside:
             return None  # what was refused stays refused, whatever the settings are by then
         return Arrival(name, found.metadata.uid, known.pipeline_id, found.spec)
 
-    async def _settled(self, known: Known) -> Left | None:
-        """What has become of a beginning that was not answered."""
-        found = await self._objects.get(known.name)
-        if known.name in self._busy or known.name not in self._uncertain:
-            return None  # begun again meanwhile, and told again when that is over
-        record, wanted = self._uncertain[known.name]
-        ours_after_all = found is not None and found.record == record
-        if ours_after_all and not wanted:
-            await self._objects.delete(known)
-            await self.let_go(known.pipeline_id)
-        del self._uncertain[known.name]
-        if ours_after_all and wanted:
-            return Left(known.pipeline_id)
-        self.tell(known.name)
+    async def settle(self, name: str) -> None:
+        """Takes back what an earlier try has made and was told not to have: whoever tries again need not wait for the watch."""
+        async with self._settling:
+            if not any(self._uncertain.get(name, {}).values()):
+                await self._settled(name)
+
+    async def _settled(self, name: str) -> Left | None:
+        """What has become of beginnings that were not answered. Of an object that is not there, one may still be on its way."""
+        if name in self._busy or name not in self._uncertain:
+            return None  # of what is begun just now it is told again when that is over
+        found = await self._objects.get(name)
+        if found is None or name in self._busy or name not in self._uncertain:
+            return None
+        wanted = self._uncertain[name].get(_digest(found.record))
+        pipeline_id = found.spec.get("pipelineId") or name
+        if wanted is False:
+            there = Known.of(found.metadata, pipeline_id, found.status.memory)
+            self._picture.put(there)
+            await self._objects.delete(there)
+            await self.let_go(pipeline_id)
+        del self._uncertain[name]
+        if wanted:
+            return Left(pipeline_id)
+        self.tell(name)
         return None
 
     async def accept(self, arrival: Arrival, run: StoredRun, progress: Sequence[Progress]) -> None:
@@ -200,6 +216,10 @@ class KubernetesOutside:
     async def tidy(self) -> None:
         """See Outside."""
         await self._holds.run()
+
+
+def _digest(record: str) -> bytes:
+    return hashlib.sha256(record.encode()).digest()
 
 
 def _after(was: Known) -> Departure | Remains | None:

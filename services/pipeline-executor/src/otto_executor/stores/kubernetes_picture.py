@@ -94,9 +94,9 @@ class Picture:
         return next((known for known in self._known.values() if known.pipeline_id == pipeline_id and known.held), None)
 
     def put(self, known: Known) -> bool:
-        """An object is like this; False if that is older than what is known."""
+        """An object is like this; False if that is older than what is known, of it or of the one that has taken its name."""
         before = self._known.get(known.name)
-        if before is not None and before.uid == known.uid and _older(known.resource_version, before.resource_version):
+        if before is not None and _older(known.resource_version, before.resource_version):
             return False
         if before is not None and _key(before) == _key(known) is not None:
             self._known[known.name] = known

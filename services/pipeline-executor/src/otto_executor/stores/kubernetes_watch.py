@@ -64,10 +64,8 @@ class PictureWatch:
         if known.begun and known.summary is None:
             short = before.summary if before is not None and before.uid == known.uid else None
             known = replace(known, summary=short or await self._first_summary(known))
-        if before is not None and before.uid != known.uid:
-            self._tell(meta.name, before)
         if self._picture.put(known):
-            self._tell(meta.name, None)
+            self._tell(meta.name, before if before is not None and before.uid != known.uid else None)
 
     async def _first_summary(self, known: Known) -> Summary | None:
         """The summary of a run that was begun and never saved; None if it can't be had."""
