@@ -155,13 +155,13 @@ goldens: clients ## Write what the chart renders now as what it has to render
 	pytest tests/chart/test_goldens.py --write-goldens
 
 test: setup clients node ## All tests; no cluster, no network but loopback
-	pytest -n $(WORKERS) -m "not long and not cluster"
+	pytest -n $(WORKERS) --dist worksteal -m "not long and not cluster"
 
 test-quick: setup ## The tests that take a moment each: what the pipeline of make run runs
 	pytest -n $(WORKERS) -m "not slow and not long and not cluster"
 
 test-long: setup node ## The long tests: seeded crashes, thousands of pipelines, floods of malformed requests
-	pytest -n $(WORKERS) -m "long and not cluster"
+	pytest -n $(WORKERS) --dist worksteal -m "long and not cluster"
 
 check: lint types verify chart ## What CI checks before the tests
 

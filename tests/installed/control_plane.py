@@ -14,6 +14,7 @@ from typing import Any
 from .installation import CommandError, said
 
 MANIFEST, ASIDE = "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/kube-apiserver.yaml"
+EDITED = "/etc/kubernetes/kube-apiserver-edited.yaml"
 PKI = "/etc/kubernetes/pki"
 CERTIFICATES = ("--cacert", f"{PKI}/etcd/ca.crt", "--cert", f"{PKI}/apiserver-etcd-client.crt", "--key", f"{PKI}/apiserver-etcd-client.key")
 PARTS = ("kube-controller-manager", "kube-scheduler")
@@ -41,6 +42,24 @@ class ControlPlane:
             yield
         finally:
             await asyncio.to_thread(self._restore)
+
+    @asynccontextmanager
+    async def with_features(self, gates: str) -> AsyncIterator[None]:
+        """Its API server has these feature gates, `Name=true,…`, until left; entered and left when everything is there again."""
+        flag = f"--feature-gates={gates}"
+        self.on_node("cp", MANIFEST, ASIDE)
+        try:
+            self.on_node("sh", "-c", f"sed 's/^    - kube-apiserver$/&\\n    - {flag}/' {ASIDE} > {EDITED} && mv {EDITED} {MANIFEST}")
+            await asyncio.to_thread(_until, lambda: self._runs(flag), f"an API server with {flag}")
+            await asyncio.to_thread(self._settle)
+            yield
+        finally:
+            self.on_node("mv", ASIDE, MANIFEST)
+            await asyncio.to_thread(_until, lambda: not self._runs(flag), f"an API server without {flag}")
+            await asyncio.to_thread(self._settle)
+
+    def _runs(self, flag: str) -> bool:
+        return flag in self.on_node("sh", "-c", "pgrep -a -x kube-apiserver || true")
 
     def compact_etcd(self) -> None:
         """Kills etcd; what the API server knows of it is compacted away, and the rest defragmented, before the two meet again.

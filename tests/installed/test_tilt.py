@@ -37,23 +37,21 @@ def removed(tilt: Tilt) -> Iterator[None]:
     tilts.taken_down(tilt)
 
 
-@pytest.fixture
-def up(tilt: Tilt, removed: None) -> Iterator[Tilt]:
-    """Tilt goes on, with everything ready."""
-    with tilts.following(tilt):
-        yield tilt
-
-
+@pytest.mark.long
 @pytest.mark.usefixtures("removed")
-def test_tilt_ci_ends_green(tilt: Tilt) -> None:
-    """Everything is built, installed and ready, and `ottoctl doctor` finds nothing wrong with it."""
+def test_tilt_ci_ends_green_and_what_is_saved_runs_in_its_pod(tilt: Tilt) -> None:
+    """Everything is built, installed and ready, and `ottoctl doctor` finds nothing wrong with it; then Tilt follows the files.
+
+    The line of CONTRIBUTING that changes something does so in the pod that runs; a change of what is installed gives each another.
+    """
     assert tilt.started("ci").wait(READY_SECONDS) == 0, tilt.told("ci")
     assert "doctor" in tilt.told("ci")
+    with tilts.following(tilt):
+        follows(tilt)
 
 
-@pytest.mark.long
-def test_what_is_saved_runs_in_its_pod(up: Tilt) -> None:
-    """The line of CONTRIBUTING that changes something does so in the pod that runs; a change of what is installed gives each another."""
+def follows(up: Tilt) -> None:
+    """What is saved runs where it belongs."""
     before = up.pods()
     assert up.first_words() == "accepted: 1 stage"
     change = re.search(r"^sed -i .*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)

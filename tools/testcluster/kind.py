@@ -15,8 +15,15 @@ from testcluster.place import Place
 from testcluster.steps import run
 
 # Test pods by the hundred on one machine; what they need to start is in the nodes already. Nodes tell all of their images, of which there
-# are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that.
-KUBELET = {"kind": "KubeletConfiguration", "maxPods": 250, "serializeImagePulls": False, "nodeStatusMaxImages": -1}
+# are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that. Stdout and stderr are given apart when asked for;
+# the API server does not ask, as by default: tests/installed/test_streams.py has it do so.
+KUBELET = {
+    "kind": "KubeletConfiguration",
+    "maxPods": 250,
+    "serializeImagePulls": False,
+    "nodeStatusMaxImages": -1,
+    "featureGates": {"PodLogsQuerySplitStreams": True},
+}
 # On control groups of version 1 a systemd that starts hundreds of containers at once freezes some in the middle of their start, and runc
 # fails ("unable to freeze"): there kubelet and containerd make the groups themselves.
 OLD_CONTROL_GROUPS = {"failCgroupV1": False, "cgroupDriver": "cgroupfs"}
