@@ -15,7 +15,7 @@ from testcluster.place import Place
 from testcluster.steps import run
 
 # Test pods by the hundred on one machine; what they need to start is in the nodes already. Nodes tell all of their images, of which there
-# are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that. Stdout and stderr are given apart when asked for;
+# are soon more than the 50 that a kubelet tells by itself: tools/load-images goes by that. Stdout and stderr come apart when asked for;
 # the API server does not ask, as by default: tests/installed/test_streams.py has it do so.
 KUBELET = {
     "kind": "KubeletConfiguration",
