@@ -2,19 +2,17 @@
 
 import gzip
 import json
-import os
-import subprocess
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from .cluster_nodes import UNTIL_SECONDS, built, get, until
-from .installation import Installation, said
+from .cluster_nodes import built, get, until
+from .installation import Installation
+from .operators import beside, kinds
 
 GROUP = "monitoring.coreos.com"
 NAME = "monitored"
@@ -22,32 +20,17 @@ NAME = "monitored"
 
 
 @contextmanager
-def kinds() -> Iterator[Path]:
-    """Its kinds are there; where it is itself. Skips the test where there are some already."""
-    if there := _there():
-        pytest.skip(f"this cluster has kinds of {GROUP} already: {', '.join(there)}")
+def operator() -> Iterator[Path]:
+    """Its kinds are there; where it is itself."""
     directory = built("prometheus-operator")
-    files = ("--filename", str(directory / "crds"))
-    try:
-        said("kubectl", "create", *files)
-        said("kubectl", "wait", "--for=condition=Established", f"--timeout={UNTIL_SECONDS}s", *files)
+    with kinds(directory / "crds", {GROUP}):
         yield directory / "operator"
-    finally:
-        said("kubectl", "delete", "--ignore-not-found", f"--timeout={UNTIL_SECONDS}s", *files)
-    assert not _there()
 
 
-@contextmanager
-def operating(operator: Path, kubeconfig: Path, here: Installation, log: Path) -> Iterator[None]:
+def operating(program: Path, here: Installation, log: Path) -> AbstractContextManager[None]:
     """It does its work in the namespace of a release."""
     options = [f"--namespaces={here.namespace}", "--kubelet-endpoints=false", "--web.listen-address=127.0.0.1:0"]
-    with log.open("wb") as output:
-        process = subprocess.Popen([operator, *options], stdout=output, stderr=output, env={**os.environ, "KUBECONFIG": str(kubeconfig)})
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
+    return beside(program, *options, log=log)
 
 
 def configured(here: Installation, spec: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -65,8 +48,3 @@ def configured(here: Installation, spec: Mapping[str, Any], directory: Path) -> 
     text = text.replace("$(POD_NAME)", f"prometheus-{NAME}-0").replace("$(SHARD)", "0")
     found: dict[str, Any] = yaml.safe_load(text.replace(f"/etc/prometheus/rules/{rules}", str(directory)))
     return found
-
-
-def _there() -> list[str]:
-    kinds = get("customresourcedefinitions")["items"]
-    return [kind["metadata"]["name"] for kind in kinds if kind["spec"]["group"] == GROUP]

@@ -12,7 +12,7 @@ from ..monitoring.prometheus import answered, needed, panels, rules, selectors, 
 from ..quick import unless_quick
 from .conftest import installing
 from .installation import CHART, RELEASE, ROOT, Installation, said
-from .prometheus_operator import configured, kinds, operating
+from .prometheus_operator import configured, operating, operator
 from .scraping import FAULTS, scraped, work
 
 pytestmark = [needed, pytest.mark.cluster, pytest.mark.long, unless_quick, pytest.mark.timeout(1500)]
@@ -48,14 +48,14 @@ def known(here: Installation, given: dict[str, Any], directory: Path) -> None:
     assert sorted(line.split(".")[0] for line in told.splitlines()) == ["podmonitor", "prometheusrule"]
 
 
-async def test_the_operator_configures_a_prometheus_for_a_release(kubeconfig: Path, tmp_path: Path) -> None:
+async def test_the_operator_configures_a_prometheus_for_a_release(tmp_path: Path) -> None:
     """By the values of docs/monitoring.md it scrapes every pod, replicas and front door too, answers every query, and has every alert."""
     given = values()
-    with kinds() as operator, installing() as install:
+    with operator() as program, installing() as install:
         here = install("scaler.replicas=2", "executor.replicas=2", "scaler.settings.max_workers=2")
         known(here, given, tmp_path)
         here.upgrade(**given)
-        with operating(operator, kubeconfig, here, tmp_path / "operator.log"):
+        with operating(program, here, tmp_path / "operator.log"):
             configuration = configured(here, selecting(given), tmp_path / "rules")
         (described,) = configuration["scrape_configs"]
         assert described["job_name"] == f"podMonitor/{here.namespace}/{RELEASE}-ottoscaler-metrics/0"

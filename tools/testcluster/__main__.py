@@ -28,6 +28,8 @@ def main() -> int:
                 print(programs.metrics_server())
             case "prometheus-operator":
                 print(programs.prometheus_operator())
+            case "contour":
+                print(programs.contour())
             case "tilt":
                 print(programs.tilt())
             case "up":
@@ -84,6 +86,7 @@ def _arguments() -> argparse.Namespace:
     commands.add_parser(
         "prometheus-operator", help="print where the directory with Prometheus's operator and its kinds is; built if need be"
     )
+    commands.add_parser("contour", help="print where the directory with Contour, its kinds and the Gateway API's is; built if need be")
     commands.add_parser("tilt", help="print where the program tilt is; built if need be")
     into = commands.add_parser("clients", help="put kubectl and helm into a directory")
     into.add_argument("directory", type=Path)

@@ -4,7 +4,7 @@ import inspect
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testcluster.parts import part
@@ -77,20 +77,14 @@ def metrics_server() -> Path:
 
 def prometheus_operator() -> Path:
     """The directory of what makes a Prometheus's configuration of PodMonitors and PrometheusRules, `operator`, and of its kinds, `crds`."""
+    module = "github.com/prometheus-operator/prometheus-operator"
+    return _with_kinds("prometheus-operator", {module: "example/prometheus-operator-crd/*.yaml"})
 
-    def make(target: Path) -> None:
-        _build(sources, target, ["tool"])
-        module = run(
-            ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/prometheus-operator/prometheus-operator"],
-            cwd=sources,
-            env=_settings(cgo=False),
-        )
-        (target / "crds").mkdir()
-        for file in Path(module.strip(), "example/prometheus-operator-crd").iterdir():
-            shutil.copyfile(file, target / "crds" / file.name)
 
-    sources = GO / "prometheus-operator"
-    return part("prometheus-operator", [sources, inspect.getsource(prometheus_operator), LEAN], make)
+def contour() -> Path:
+    """The directory of what makes an Envoy's configuration of Gateways and their routes, `contour`, and of its kinds and theirs, `crds`."""
+    module = "github.com/projectcontour/contour"
+    return _with_kinds("contour", {module: "examples/contour/01-crds.yaml", "sigs.k8s.io/gateway-api": "config/crd/standard/*.yaml"})
 
 
 def tilt() -> Path:
@@ -136,6 +130,21 @@ def _built(name: str, packages: Sequence[str], *, flags: str = LEAN, tags: str =
         _build(GO / name, target, packages, "-tags", tags, flags=flags, cgo=cgo)
 
     return part(name, [GO / name, flags, tags, str(cgo)], make)
+
+
+def _with_kinds(name: str, kinds: Mapping[str, str]) -> Path:
+    """A program, and in `crds` the kinds that it knows: files of modules."""
+
+    def make(target: Path) -> None:
+        _build(sources, target, ["tool"])
+        (target / "crds").mkdir()
+        for module, files in kinds.items():
+            home = run(["go", "list", "-m", "-f", "{{.Dir}}", module], cwd=sources, env=_settings(cgo=False)).strip()
+            for file in Path(home).glob(files):
+                shutil.copyfile(file, target / "crds" / file.name)
+
+    sources = GO / name
+    return part(name, [sources, *kinds, *kinds.values(), LEAN], make)
 
 
 def _build(sources: Path, target: Path, packages: Sequence[str], *options: str, flags: str = LEAN, cgo: bool = False) -> None:
