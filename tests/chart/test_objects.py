@@ -9,17 +9,41 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from otto_runtime.replicas import Place
 from otto_runtime.server import stop_seconds
 from otto_runtime.settings import RuntimeSettings, load
+from ottoscaler.v1 import log_streaming_service_pb2, otto_handler_log_service_pb2, ottoscaler_service_pb2, pipeline_service_pb2
 
 from .rendering import CHART, SETS, Object, environment, helm, objects, one, resources, with_values, workload
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest that Chart.yaml allows, and the newest there is."""
-FOREIGN = {"GRPCRoute", "PodMonitor", "PrometheusRule"}
+FOREIGN = {"GRPCRoute", "HTTPRoute", "PodMonitor", "PrometheusRule"}
 """Kinds that belong to somebody else; tests of their own know what of them is used here."""
+HEALTH = "grpc.health.v1.Health"
+OWNED = {
+    "scaler": (
+        *("ottoscaler.v1.OttoscalerService", HEALTH),
+        *("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"),
+    ),
+    "pipeline-executor": ("ottoscaler.v1.PipelineService",),
+    "log-relay": ("ottoscaler.v1.LogStreamingService", "ottoscaler.v1.OttoHandlerLogService"),
+}
+"""Whose each service is behind a Gateway."""
+METHODS = {
+    service.full_name: [method.name for method in service.methods]
+    for file in (
+        *(ottoscaler_service_pb2, pipeline_service_pb2, log_streaming_service_pb2, otto_handler_log_service_pb2),
+        *(health_pb2, reflection_pb2),
+    )
+    for service in file.DESCRIPTOR.services_by_name.values()
+}
+METHODS["grpc.reflection.v1.ServerReflection"] = METHODS["grpc.reflection.v1alpha.ServerReflection"]  # what clients ask for first
+MOST_MATCHES = 64
+"""Of a rule, in either kind of route."""
 SERVICES = ("scaler", "pipeline-executor", "log-relay")
 CRDS = sorted((CHART / "crds").glob("*.yaml"))
 
@@ -49,29 +73,53 @@ def test_the_strict_schemas_notice_a_misspelt_field() -> None:
         kubernetes_validate.validate(thing, KUBERNETES[1], strict=True)
 
 
-def test_a_grpc_route_has_the_fields_of_the_gateway_api() -> None:
-    """Its rules name each service of ours once, with the Service that owns it, and nothing that GRPCRoute v1 does not have."""
-    (route,) = (thing for thing in objects("everything") if thing["kind"] == "GRPCRoute")
-    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
-    assert set(route["spec"]) == {"parentRefs", "hostnames", "rules"}
-    owners = {}
-    for rule in route["spec"]["rules"]:
-        assert set(rule) == {"matches", "backendRefs"}
-        assert len(rule["matches"]) <= 64
+def route(kind: str) -> Object:
+    """The one of a release with all that a route can have."""
+    (found,) = (thing for thing in with_values({"gateway.kind": kind}, "everything") if thing["kind"] in {"GRPCRoute", "HTTPRoute"})
+    assert (found["kind"], found["apiVersion"]) == (kind, "gateway.networking.k8s.io/v1")
+    assert set(found["spec"]) == {"parentRefs", "hostnames", "rules"}
+    return found
+
+
+def matches(kind: str, *fields: str) -> dict[tuple[str, str], Any]:
+    """What its rules match, by the Service it goes to and the service whose health is asked for, if any; rules have these fields too."""
+    found: dict[tuple[str, str], Any] = {}
+    for rule in route(kind)["spec"]["rules"]:
+        assert set(rule) == {"matches", "backendRefs", *fields}
+        assert len(rule["matches"]) <= MOST_MATCHES
         (backend,) = rule["backendRefs"]
-        assert set(backend) == {"name", "port"}
+        assert backend == {"name": backend["name"], "port": 9090}
         for match in rule["matches"]:
-            assert set(match) == {"method"}
-            assert set(match["method"]) == {"type", "service"}
-            owners[match["method"]["service"]] = backend["name"]
-    assert {service: owner for service, owner in owners.items() if service.startswith("ottoscaler.")} == {
-        "ottoscaler.v1.OttoscalerService": "ci-otto-scaler",
-        "ottoscaler.v1.PipelineService": "ci-otto-pipeline-executor",
-        "ottoscaler.v1.LogStreamingService": "ci-otto-log-relay",
-        "ottoscaler.v1.OttoHandlerLogService": "ci-otto-log-relay",
+            (header,) = match.pop("headers", [{"type": "Exact", "name": "otto-service", "value": ""}])
+            assert (header["type"], header["name"]) == ("Exact", "otto-service")
+            (only,) = match.values()
+            found.setdefault((backend["name"].removeprefix("ci-otto-"), header["value"]), []).append(only)
+    assert {f"ci-otto-{component}" for component, _ in found} <= {
+        thing["metadata"]["name"] for thing in objects("everything") if thing["kind"] == "Service"
     }
-    names = {thing["metadata"]["name"] for thing in objects("everything") if thing["kind"] == "Service"}
-    assert set(owners.values()) <= names
+    return found
+
+
+def test_a_grpc_route_names_every_method_with_its_owner() -> None:
+    """Each that there is and no other, with its service, in fields that every gateway with GRPCRoutes knows."""
+    wanted = {(component, ""): [(name, method) for name in names for method in METHODS[name]] for component, names in OWNED.items()}
+    health = [(HEALTH, method) for method in METHODS[HEALTH]]
+    wanted |= {(component, name): health for component, names in OWNED.items() if component != "scaler" for name in names}
+    found = matches("GRPCRoute")
+    assert all(match["type"] == "Exact" and set(match) == {"type", "service", "method"} for those in found.values() for match in those)
+    assert {key: sorted((match["service"], match["method"]) for match in those) for key, those in found.items()} == {
+        key: sorted(those) for key, those in wanted.items()
+    }
+
+
+def test_an_http_route_has_every_service_and_no_timeout() -> None:
+    """The same by paths, and calls may last as long as they do."""
+    found = matches("HTTPRoute", "timeouts")
+    assert {rule["timeouts"]["request"] for rule in route("HTTPRoute")["spec"]["rules"]} == {"0s"}
+    assert all(match["type"] == "PathPrefix" for those in found.values() for match in those)
+    wanted = {(component, ""): sorted(f"/{name}" for name in names) for component, names in OWNED.items()}
+    wanted |= {(component, name): [f"/{HEALTH}"] for component, names in OWNED.items() if component != "scaler" for name in names}
+    assert {key: sorted(match["value"] for match in those) for key, those in found.items()} == wanted
 
 
 def pods(found: list[Object]) -> list[tuple[str, Object]]:

@@ -40,12 +40,12 @@ def installing(*, wait: bool = True) -> Iterator[Install]:
     """The same for as long as somebody wants; then they are uninstalled, and with `wait` gone."""
     with ExitStack() as releases:
 
-        def install_release(*sets: str) -> Installation:
+        def install_release(*sets: str, address: str = "") -> Installation:
             namespace = f"otto-test-{secrets.token_hex(3)}"
             releases.callback(uninstall, namespace, wait=wait)
             releases.enter_context(reported(namespace))
             make_namespace(namespace)
-            return install(namespace, *sets)
+            return install(namespace, *sets, address=address)
 
         yield install_release
 

@@ -47,7 +47,7 @@ class Installation:
 
     namespace: str
     address: str
-    """Of the front door."""
+    """Of the front door, or of what stands in its place."""
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[grpc.aio.Channel]:
@@ -78,8 +78,13 @@ class Installation:
 
     def metrics(self, component: str) -> str:
         """Those of a service's only pod, as they are now."""
-        [pod] = self.pods(component)
-        return self.kubectl("get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics")
+        [told] = self.metrics_of_all(component)
+        return told
+
+    def metrics_of_all(self, component: str) -> list[str]:
+        """The same of each of its pods."""
+        pods = f"/api/v1/namespaces/{self.namespace}/pods"
+        return [self.kubectl("get", "--raw", f"{pods}/{pod['metadata']['name']}:9464/proxy/metrics") for pod in self.pods(component)]
 
     def workers(self) -> dict[str, list[str]]:
         """The names of the workers there are, by pipeline id."""
@@ -151,8 +156,8 @@ def make_namespace(namespace: str) -> None:
     said("kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
 
 
-def install(namespace: str, *sets: str) -> Installation:
-    """A release with every pod ready, in a namespace that is there."""
+def install(namespace: str, *sets: str, address: str = "") -> Installation:
+    """A release with every pod ready, in a namespace that is there; `address` is where it is reached, if not at its front door."""
     values = [
         "frontDoor.service.type=NodePort",
         "frontDoor.service.nodePort=null",
@@ -166,7 +171,7 @@ def install(namespace: str, *sets: str) -> Installation:
         *sets,
     ]
     said(*_helm("install", namespace), *(word for value in values for word in ("--set", value)))
-    return reached(namespace)
+    return Installation(namespace, address) if address else reached(namespace)
 
 
 def reached(namespace: str) -> Installation:

@@ -271,12 +271,21 @@ class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):  # type: ignore
             yield reflection_pb2.ServerReflectionResponse(file_descriptor_response=content)
 
 
+class _ByMetadata(health.aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """Health as it is behind a Gateway, whose routes go by metadata: what that does not name is somebody else's."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the RPC's name
+        if ("otto-service", request.service) not in context.invocation_metadata():
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return await super().Check(request, context)
+
+
 @asynccontextmanager
 async def grpc_server(*, status: int | None = None, file: FileDescriptorProto | None = None) -> AsyncIterator[str]:
     """A gRPC server: with `status` it has health and a scaler, with `file` it tells that contract."""
     server = grpc.aio.server()
     if status is not None:
-        checks = health.aio.HealthServicer()
+        checks = _ByMetadata()
         for name in services.FILES:
             await checks.set(f"ottoscaler.v1.{name}", status)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -290,6 +299,13 @@ async def grpc_server(*, status: int | None = None, file: FileDescriptorProto | 
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+async def test_behind_a_gateway_each_service_is_asked() -> None:
+    """Metadata says whose health is wanted, so none is missing."""
+    async with grpc_server(status=health_pb2.HealthCheckResponse.SERVING) as address:
+        async for case in local_case(address):
+            assert [finding.words for finding in await services.health(case)] == [f"{name} is SERVING" for name in services.FILES]
 
 
 async def test_another_grpc_server_is_not_ottoscaler() -> None:

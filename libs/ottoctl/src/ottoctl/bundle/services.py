@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ottoctl.bundle.archive import Item, Missing
 from ottoctl.bundle.collecting import Found
-from ottoctl.doctor.services import FILES, PACKAGE
+from ottoctl.doctor.services import FILES, asked
 from ottoctl.render import as_data
 from ottoctl.words import short
 from ottoscaler.v1.ottoscaler_service_pb2 import WorkerStatusRequest
@@ -37,7 +37,7 @@ async def _health(channel: grpc.aio.Channel) -> Item:
     stub = health_pb2_grpc.HealthStub(channel)
     told = {}
     for name in FILES:
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service=f"{PACKAGE}.{name}"), timeout=CALL_SECONDS)
+        answer = await asked(stub, name, CALL_SECONDS)
         told[name] = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     return Item("services/health.json", "what each service says of its health", told)
 
