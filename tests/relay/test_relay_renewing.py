@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from otto_relay.answer import Answer
 from otto_relay.encoder import Fresh
 from otto_relay.files import Files
+from otto_relay.handler import Reply
 from otto_relay.notices import Sighting
 from otto_relay.outbox import Outbox, sighted
 from otto_relay.worker_log import FOLLOWED, Facts, WorkerLog
 
-from .pushing import Rig, until
+from .pushing import Rig, Stream, until
 
 
 @pytest.fixture
@@ -199,3 +201,59 @@ async def test_lines_that_a_power_cut_took_are_not_waited_for_in_a_hurry(
         assert looks <= 4
         known.append([Fresh(time.time_ns(), 0, text.encode()) for text in ("7", "8", "9")])
         await until(lambda: "9" in rig.handler.messages("w-1"))
+
+
+async def test_a_count_of_missing_lines_that_is_asked_for_again_is_told(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RETRY for it, while the lines before it have just been answered for: it comes again, and nothing behind it comes before."""
+    rig = Rig(tmp_path, files)
+    known = rig.registry.add(Facts("w-1", "task", origin=FOLLOWED, uid="one"))
+    rig.forwarder._allowed = 8
+    known.append([Fresh(time.time_ns(), 0, text.encode()) for text in ("1", "2", "3")])
+    known.spool.last += 3
+    known.append([Fresh(time.time_ns(), 0, text.encode()) for text in ("7", "8", "9")])
+    asked = False
+
+    async def receive(stream: Stream, _timeout: float) -> Reply:
+        nonlocal asked
+        entry = await stream._sent.get()
+        await rig.handler.open.wait()
+        for _ in range(20):
+            # The sender has its turn between two answers.
+            await asyncio.sleep(0)
+        if "otto.missing" in entry.metadata and not asked:
+            asked = True
+            return Reply(Answer.AGAIN)
+        rig.handler.taken.append(entry)
+        return Reply(Answer.STORED)
+
+    monkeypatch.setattr(Stream, "receive", receive)
+    rig.handler.open.clear()
+    async with rig.pushing():
+        await until(lambda: rig.tally.unanswered == 4)
+        rig.handler.open.set()
+        await until(lambda: rig.outboxes.by_worker["w-1"].owed == 0)
+    assert asked
+    got = [entry.metadata.get("otto.missing", entry.message) for entry in rig.handler.taken]
+    assert got == ["1", "2", "3", "3", "7", "8", "9"]
+
+
+async def test_a_worker_that_waited_for_one_that_is_given_up_is_pushed(tmp_path: Path, files: Files) -> None:
+    """Its lines come after those of the last worker of its name, also when those are never sent."""
+    rig = Rig(tmp_path, files, most_removed=1)
+    rig.handler.retries = 1
+    known = begin(rig, "w-1", "one", 1)
+    async with rig.pushing():
+        await until(lambda: rig.tally.retried == 1)
+        known.end()
+        rig.registry.remove(known)
+        begin(rig, "w-1", "two", 1).end()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.outboxes.earlier
+        known = begin(rig, "w-2", "other", 1)
+        known.end()
+        rig.registry.remove(known)
+        assert not rig.outboxes.earlier
+        await until(lambda: rig.handler.messages("w-1") == lines("two", 1))

@@ -94,6 +94,13 @@ class Forwarder:
             self._turns[outbox] = None
             self._bell.ring()
 
+    def wake_later(self, outbox: Outbox) -> None:
+        """Nothing is owed of it any more that would come before what is owed of later workers of its name."""
+        later = outbox.later
+        while later is not None:
+            self.wake(later)
+            later = later.later
+
     async def run(self) -> None:
         """Pushes, for ever. What is unanswered when it is cancelled is sent again by the next process."""
         try:
@@ -283,7 +290,8 @@ class Forwarder:
 
     def _answered(self, outbox: Outbox, line: _Line, reply: Reply) -> None:
         where = {"worker": outbox.worker_id, "sequence": line.sequence}
-        outbox.waiting = False
+        if line.missing or line.sequence <= outbox.position.answered:
+            outbox.waiting = False
         outbox.losses = 0
         if reply.answer is Answer.AGAIN:
             if not outbox.position.again or line.sequence <= outbox.position.answered:
@@ -316,11 +324,8 @@ class Forwarder:
         elif not outbox.owed:
             outbox.place = None
             self._settled(outbox)
-            later = outbox.later
             self._outboxes.drop(outbox)
-            while later is not None:
-                self.wake(later)
-                later = later.later
+            self.wake_later(outbox)
 
     def _hold(self, outbox: Outbox, seconds: float) -> None:
         self._turns.pop(outbox, None)

@@ -104,6 +104,7 @@ class Outgoing:
                 self._forwarder.wake(outbox)
             self._outboxes.drop(outbox)
             for given_up, lines, notices in self._outboxes.bound():
+                self._forwarder.wake_later(given_up)
                 log.warning("relay.handler.given_up", extra={"worker": given_up.worker_id, "lines": lines, "notices": notices})
 
     def noted(self, seen: Observed) -> None:
