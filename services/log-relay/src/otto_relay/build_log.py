@@ -100,9 +100,11 @@ class BuildLog:
         return self.count * ENTRY_BYTES + self._journal_size
 
     def create(self) -> None:
-        """Makes it on disk. Raises SpoolWriteError."""
+        """Makes it on disk, in place of one whose names can't be read. Raises SpoolWriteError."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            for name in (_ORDER, _JOURNAL):
+                self._files.delete(self._directory / name)
         except OSError as error:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
         self._note({"pipeline": self.pipeline_id})
@@ -166,15 +168,20 @@ class BuildLog:
         """A worker belongs to the pipeline. Raises SpoolWriteError; repeating it is harmless."""
         if worker_id in self._member_index:
             return
+        self.reopen()
         if stage_id:
             self._stage(stage_id)
         self._note({"index": len(self.members), "worker": worker_id, "stage": stage_id, "attempt": attempt})
         self._put_member(len(self.members), Member(worker_id, stage_id, attempt))
+        self.bell.ring()
+
+    def reopen(self) -> None:
+        """Lines will follow though it had ended. Raises SpoolWriteError; repeating it is harmless."""
         if self.ended:
+            self._know()
             self._note({"ended": False})
             self.ended = False
-            self.open()
-        self.bell.ring()
+            self._over.clear()
 
     def describe(self, stages: Iterable[Stage]) -> None:
         """Names and types of stages, for display. Raises SpoolWriteError."""

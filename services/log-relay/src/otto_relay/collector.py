@@ -71,6 +71,15 @@ class _Followed:
 
 
 @dataclass(slots=True)
+class _Later:
+    """A new worker that has the name of one that is still being collected."""
+
+    seen: Observed
+    gone: bool = False
+    """The scaler has it no more either."""
+
+
+@dataclass(slots=True)
 class Taken:
     """What was taken in since the start; metrics read it."""
 
@@ -155,8 +164,7 @@ class Collector:
         self._group: asyncio.TaskGroup | None = None
         self._troubled = 0
         """How many wait for another try."""
-        self._later: dict[str, Observed] = {}
-        """New workers that have the name of one that is still being collected."""
+        self._later: dict[str, _Later] = {}
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """The group that owns the tasks; before this nothing may be observed."""
@@ -174,17 +182,18 @@ class Collector:
             self._joined(known)
         elif known.facts.origin != FOLLOWED:
             # Somebody sent lines under its name before it was made: from now on it is what the scaler says.
-            known.facts.origin = FOLLOWED
             self._registry.move(known, seen.task_id, seen.pipeline_id, seen.stage_id, seen.attempt)
-            known.reopen(seen.uid)
+            known.reopen(seen.uid, FOLLOWED)
             self._joined(known)
         elif seen.uid and known.facts.uid != seen.uid:
             if seen.worker_id in self._followed:
-                self._later[seen.worker_id] = seen
+                self._later[seen.worker_id] = _Later(seen)
                 self._followed[seen.worker_id].ending.set()
                 return
+            self._later.pop(seen.worker_id, None)
             known.reopen(seen.uid)
             self._joined(known)
+        known.shown = True
         known.facts.traceparent = seen.traceparent or known.facts.traceparent
         self._noted(seen)
         followed = self._followed.get(seen.worker_id)
@@ -205,7 +214,12 @@ class Collector:
     def gone(self, worker_id: str) -> None:
         """The scaler has the worker no more: what is left of its log is read, then it is over."""
         self._registry.forget_removed(worker_id)
+        if (later := self._later.get(worker_id)) is not None:
+            later.gone = True
+            return
         known = self._registry.workers.get(worker_id)
+        if known is not None:
+            known.shown = False
         if known is None or known.ended or known.facts.origin != FOLLOWED:
             return
         self._vanished(worker_id)
@@ -214,7 +228,8 @@ class Collector:
 
     def synced(self, shown: set[str]) -> None:
         """The scaler has shown all it has: those that we know and it does not are gone."""
-        for worker_id in [name for name, known in self._registry.workers.items() if not known.ended and name not in shown]:
+        self._registry.keep_removed(shown)
+        for worker_id in {*self._registry.workers, *self._later} - shown:
             self.gone(worker_id)
 
     def _follow(self, known: WorkerLog, *, started: bool) -> _Followed:
@@ -229,17 +244,19 @@ class Collector:
             await self._to_the_end(known, followed)
         finally:
             del self._followed[known.worker_id]
-        later = self._later.pop(known.worker_id, None)
-        while later is not None:
+        if known.worker_id not in self._later:
+            if not known.removed:
+                self._collected(known)
+            return
+        while (later := self._later.pop(known.worker_id, None)) is not None:
             try:
-                self.observe(later)
+                self.observe(later.seen)
+                if later.gone:
+                    self.gone(known.worker_id)
             except SpoolWriteError as error:
                 log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
+                self._later[known.worker_id] = later
                 await asyncio.sleep(_LONGEST_DELAY)
-            else:
-                return
-        if not known.removed:
-            self._collected(known)
 
     async def _to_the_end(self, known: WorkerLog, followed: _Followed) -> None:
         delay = _FIRST_DELAY
@@ -269,6 +286,8 @@ class Collector:
                     log.warning("relay.collect.retried", extra={"worker": known.worker_id, "reason": str(error)})
                 else:
                     log.exception("relay.collect.failed", extra={"worker": known.worker_id})
+                if followed.stored > stored:
+                    give_up = None
                 if not isinstance(error, (SpoolWriteError, OSError)) and followed.ending.is_set():
                     give_up = give_up or time.monotonic() + self._patience
                     if time.monotonic() > give_up:

@@ -211,6 +211,8 @@ class Pushes:
 
     def end_idle(self) -> None:
         """Ends the workers that have no stream for too long."""
+        for session in self._sessions:
+            session.workers.intersection_update(self._quiet)
         busy = {worker_id for session in self._sessions for worker_id in session.workers}
         now = time.monotonic()
         for worker_id, since in list(self._quiet.items()):

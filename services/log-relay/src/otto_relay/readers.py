@@ -194,7 +194,8 @@ async def task_entries(task: Task, selection: Selection, limits: Limits, linger:
             yield batch.take()
             continue
         if all(lane.caught_up for lane in lanes):
-            if all(lane.known.ended for lane in lanes) or passed(selection):
+            # One that has another task's bell turned out to be that one's.
+            if all(lane.known.ended or lane.known.task_bell is not task.bell for lane in lanes) or passed(selection):
                 return
             await task.bell.wait(patience(selection))
             if linger:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -134,9 +134,12 @@ class Registry:
         """Makes the worker one of its pipeline's. Raises SpoolWriteError."""
         facts = known.facts
         if facts.pipeline_id:
-            build = self.build(facts.pipeline_id)
-            build.join(facts.worker_id, facts.stage_id, facts.attempt)
-            known.order = build
+            known.order = self._joined(facts.worker_id, facts.pipeline_id, facts.stage_id, facts.attempt)
+
+    def _joined(self, worker_id: str, pipeline_id: str, stage_id: str, attempt: int) -> BuildLog:
+        build = self.build(pipeline_id)
+        build.join(worker_id, stage_id, attempt)
+        return build
 
     def _show(self, known: WorkerLog) -> None:
         facts = known.facts
@@ -165,17 +168,20 @@ class Registry:
         return known
 
     def move(self, known: WorkerLog, task_id: str, pipeline_id: str, stage_id: str, attempt: int) -> None:
-        """A worker turns out to be another task's or pipeline's, with all its lines. Raises SpoolWriteError."""
+        """A worker turns out to be another task's or pipeline's, with all its lines. Raises SpoolWriteError; then it does not."""
         facts = known.facts
+        if pipeline_id:
+            known.order = self._joined(facts.worker_id, pipeline_id, stage_id, attempt)
         task = self.tasks.get(facts.task_id)
         if task is not None and known in task.workers:
             task.workers.remove(known)
-            if not task.workers:
+            if not task.workers and task_id != facts.task_id:
                 del self.tasks[facts.task_id]
         facts.task_id, facts.pipeline_id, facts.stage_id, facts.attempt = task_id, pipeline_id, stage_id, attempt
         known.fields = worker_fields(facts.worker_id, task_id)
-        self._join(known)
         self._show(known)
+        if task is not None:
+            task.bell.ring()
 
     def was_removed(self, worker_id: str, uid: str) -> bool:
         """Whether the lines of this worker were deleted here, so that they are not to be collected again."""
@@ -184,6 +190,10 @@ class Registry:
     def forget_removed(self, worker_id: str) -> None:
         """The scaler has the worker no more."""
         self._removed.pop(worker_id, None)
+
+    def keep_removed(self, shown: Collection[str]) -> None:
+        """The scaler has shown all it has."""
+        self._removed = {name: uid for name, uid in self._removed.items() if name in shown}
 
     def build(self, pipeline_id: str) -> BuildLog:
         """The build of a pipeline, made if there is none. Raises SpoolWriteError."""
@@ -218,7 +228,7 @@ class Registry:
         self.workers.pop(facts.worker_id, None)
         if self.observer is not None:
             self.observer.left(known)
-        if facts.origin == FOLLOWED:
+        if facts.origin == FOLLOWED and known.shown:
             self._removed[facts.worker_id] = facts.uid
         task = self.tasks.get(facts.task_id)
         if task is not None and known in task.workers:

@@ -96,7 +96,7 @@ class Retention:
         """Deletes the oldest lines of the workers that still run, those with the most first."""
         while size > self.limit:
             largest = max(
-                (known for known in self._registry.workers.values() if len(known.spool.segments) > 1),
+                (known for known in self._registry.workers.values() if _segments(known) > 1),
                 key=lambda known: known.size,
                 default=None,
             )
@@ -110,3 +110,12 @@ class Retention:
                 return
             self.trimmed += largest.spool.first - before
             log.warning("relay.retention.trimmed", extra={"worker": largest.worker_id, "lines": largest.spool.first - before})
+
+
+def _segments(known: WorkerLog) -> int:
+    """How many segments it has; none of one that can't be opened now."""
+    try:
+        return len(known.spool.segments)
+    except SpoolWriteError as error:
+        log.warning("relay.retention.failed", extra={"worker": known.worker_id, "reason": str(error)})
+        return 0

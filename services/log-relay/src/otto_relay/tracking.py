@@ -81,6 +81,8 @@ class Tracker:
         """
         build = self._registry.builds.get(pipeline_id)
         if build is not None:
+            # It is not tracked yet if the disk was full when it was made.
+            self.track(build)
             await self._described(build)
             return build
         if self._group is None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +70,10 @@ class Order(Protocol):
         """Something about a worker has changed: whoever waits looks again."""
         ...
 
+    def reopen(self) -> None:
+        """Lines will follow though it had ended; raises SpoolWriteError."""
+        ...
+
 
 class WorkerLog:
     """One worker's lines."""
@@ -85,12 +90,16 @@ class WorkerLog:
         """The pipeline's, if it belongs to one; the registry puts it here."""
         self.removed = False
         """It is not kept any more."""
+        self.shown = True
+        """The scaler has it, as far as is known."""
         self.fields = worker_fields(facts.worker_id, facts.task_id)
         """What all its LogEntries begin with."""
         self._directory = directory
         self._files = files
         self._segment_bytes = segment_bytes
         self._spool: Spool | None = None
+        self._released: Callable[[], Spool | None] = lambda: None
+        """The last one, while somebody reads it."""
         self._encoder = Encoder()
 
     @property
@@ -106,6 +115,8 @@ class WorkerLog:
     @property
     def spool(self) -> Spool:
         """Its lines; opened, and repaired if it had not ended, when first asked for. Raises SpoolWriteError if that can't be done now."""
+        if self._spool is None:
+            self._spool = self._released()
         if self._spool is None:
             last = self.facts.last if self.ended else None
             refill = self.facts.origin == FOLLOWED
@@ -171,18 +182,27 @@ class WorkerLog:
         if self.order is not None:
             self.order.wake()
 
-    def reopen(self, uid: str) -> None:
-        """A new worker of the same name: its lines follow on those of the last one. Raises SpoolWriteError."""
-        self.facts.position_from = self.spool.last
-        self.facts.uid = uid
-        self.facts.ended = 0.0
-        self.facts.durable = False
-        self.save()
+    def reopen(self, uid: str, origin: str = "") -> None:
+        """A new worker of the same name: its lines follow on those of the last one. Raises SpoolWriteError; then it is the last one still.
+
+        `origin` is where they come from, if not from where the last ones did.
+        """
+        if self.order is not None:
+            self.order.reopen()
+        facts = self.facts
+        before = facts.position_from, facts.uid, facts.origin, facts.ended, facts.durable
+        facts.position_from, facts.uid, facts.origin, facts.ended, facts.durable = self.spool.last, uid, origin or facts.origin, 0.0, False
+        try:
+            self.save()
+        except SpoolWriteError:
+            facts.position_from, facts.uid, facts.origin, facts.ended, facts.durable = before
+            raise
 
     def check_again(self) -> None:
         """It ended, but the process did before that was durable: what the disk has is looked at, and the rest collected again."""
         self.facts.ended = 0.0
         self.release_files()
+        self._released = lambda: None
 
     def save(self) -> None:
         """Writes the facts down. Raises SpoolWriteError."""
@@ -201,6 +221,8 @@ class WorkerLog:
 
     def save_durably(self) -> None:
         """Writes the facts down so that they survive a power cut; blocks for as long as the disk needs. Raises SpoolWriteError."""
+        if self.removed:
+            return
         self.save()
         try:
             sync_directory(self._directory)
@@ -213,9 +235,13 @@ class WorkerLog:
         self.spool.sync()
 
     def release_files(self) -> None:
-        """Gives back memory and descriptors; readers go on, and it is opened again when needed. Not while lines may be appended."""
+        """Gives back descriptors, and memory unless somebody reads it; it is opened again when needed. Not while lines may be appended.
+
+        Who reads it goes on, and sees what is appended once it is opened again.
+        """
         if self._spool is not None:
             self._spool.close()
+            self._released = weakref.ref(self._spool)
             self._spool = None
 
     def delete_lines(self) -> None:
