@@ -7,11 +7,12 @@ import pytest
 from ottoscaler.v1.log_pb2 import LogEntry
 
 from ..patient_clients import Account, Clients
+from ..quick import unless_quick
 from .conftest import Install
 from .control_plane import ControlPlane
 from .test_pipelines import one_stage
 
-pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.disruptive, unless_quick, pytest.mark.timeout(900)]
 
 SPLIT_STREAMS = "PodLogsQuerySplitStreams=true"
 """Alpha from Kubernetes 1.32 on, and off by default."""
