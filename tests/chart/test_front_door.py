@@ -13,7 +13,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from otto_runtime.calls import Calls
+from otto_runtime.handing import HOP, STOPS
 from otto_runtime.settings import RuntimeSettings
+from otto_runtime.telemetry import CALLER
 from ottoscaler.v1 import (
     log_pb2,
     log_streaming_service_pb2_grpc,
@@ -199,6 +201,7 @@ class Stopping(grpc.aio.ServerInterceptor):
         self.calls = Calls(RuntimeSettings())
         self.calls.add_beginnings({f"{EXECUTOR}/ExecutePipeline": bool})
         self.came = 0
+        self.metadata: dict[str, Any] = {}
         self._refusals = refusals
 
     async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -215,6 +218,7 @@ class Stopping(grpc.aio.ServerInterceptor):
             yield request
 
         async def get(request: bytes, context: Any) -> bytes:
+            self.metadata = dict(context.invocation_metadata())
             if b"full" in request:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the disk is full")
             return b""
@@ -263,6 +267,17 @@ async def test_what_a_service_refuses_for_another_reason_is_not_sent_again(tmp_p
         with pytest.raises(grpc.aio.AioRpcError, match="the disk is full"):
             await executor.GetPipeline(pipeline_service_pb2.GetPipelineRequest(pipeline_id="full"), wait_for_ready=True, timeout=SECONDS)
         assert service.came == 1
+
+
+async def test_nobody_passes_for_a_replica(tmp_path: Path) -> None:
+    """What replicas say to each other in metadata is taken off a call that comes from outside; all else in it arrives."""
+    service = Stopping(refusals=0)
+    forged = {CALLER: "a", HOP: "10.0.0.9:9090", STOPS: "10.0.0.9:9090"}
+    async with behind_a_door(tmp_path, service) as executor:
+        request = pipeline_service_pb2.GetPipelineRequest(pipeline_id="p")
+        await executor.GetPipeline(request, metadata=(*forged.items(), ("otto-other", "b")), wait_for_ready=True, timeout=SECONDS)
+    assert service.metadata["otto-other"] == "b"
+    assert not forged.keys() & service.metadata.keys()
 
 
 async def test_more_calls_at_a_time_than_envoy_allows_by_itself(tmp_path: Path) -> None:

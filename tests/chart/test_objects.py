@@ -12,9 +12,11 @@ import yaml
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from otto_runtime.handing import HOP, STOPS
 from otto_runtime.replicas import Place
 from otto_runtime.server import stop_seconds
 from otto_runtime.settings import RuntimeSettings, load
+from otto_runtime.telemetry import CALLER
 from ottoscaler.v1 import log_streaming_service_pb2, otto_handler_log_service_pb2, ottoscaler_service_pb2, pipeline_service_pb2
 
 from .rendering import CHART, SETS, Object, environment, helm, objects, one, resources, with_values, workload
@@ -85,7 +87,8 @@ def matches(kind: str, *fields: str) -> dict[tuple[str, str], Any]:
     """What its rules match, by the Service it goes to and the service whose health is asked for, if any; rules have these fields too."""
     found: dict[tuple[str, str], Any] = {}
     for rule in route(kind)["spec"]["rules"]:
-        assert set(rule) == {"matches", "backendRefs", *fields}
+        assert set(rule) == {"matches", "filters", "backendRefs", *fields}
+        assert rule["filters"] == [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": sorted((CALLER, HOP, STOPS))}}]
         assert len(rule["matches"]) <= MOST_MATCHES
         (backend,) = rule["backendRefs"]
         assert backend == {"name": backend["name"], "port": 9090}
