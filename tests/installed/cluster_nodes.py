@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ..outside import TOOLS
 from .installation import said
 
-TOOLS = Path(__file__).parents[2] / "tools"
 UNTIL_SECONDS = 240
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 LONGEST_SECONDS = 3600
@@ -30,12 +29,6 @@ def names() -> list[str]:
     """Of all nodes; the first has the API server."""
     found = [node["metadata"] for node in get("nodes")["items"]]
     return [node["name"] for node in sorted(found, key=lambda node: CONTROL_PLANE not in node["labels"])]
-
-
-def built(what: str) -> Path:
-    """Where a program for clusters is that `python -m testcluster` builds; takes minutes when it is not there yet."""
-    command = [sys.executable, "-m", "testcluster", what]
-    return Path(subprocess.run(command, cwd=TOOLS, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
 
 
 def until(condition: Callable[[], bool]) -> None:

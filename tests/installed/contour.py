@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ..outside import built
 from ..ports import free_port
-from .cluster_nodes import UNTIL_SECONDS, Node, built, names
+from .cluster_nodes import UNTIL_SECONDS, Node, names
 from .installation import said
 from .operators import beside, kinds
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from .cluster_nodes import UNTIL_SECONDS, Node, built, until
+from ..outside import built
+from .cluster_nodes import UNTIL_SECONDS, Node, until
 from .control_plane import ControlPlane
 from .installation import CommandError, said
 

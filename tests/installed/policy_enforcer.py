@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from .cluster_nodes import Node, built, names
+from ..outside import built
+from .cluster_nodes import Node, names
 from .installation import said
 
 HOME = "/opt/kube-router"

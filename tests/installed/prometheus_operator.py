@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from .cluster_nodes import built, get, until
+from ..outside import built
+from .cluster_nodes import get, until
 from .installation import Installation
 from .operators import beside, kinds
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..outside import THERE
 from ..ports import free_port
 from .installation import ROOT, Installation, said
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-OUTSIDE = os.environ.get("OTTO_OUTSIDE", "")
-DESK = ["nsenter", f"--net={OUTSIDE}", "--"] if OUTSIDE else []
-"""Goes before a command that runs where otto-handler does, which is not in the network of a cluster with an engine of its own."""
+DESK = THERE
+"""Where otto-handler runs, which is not in the network of a cluster with an engine of its own."""
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from ottoscaler.v1.stage_pb2 import PipelineStage, StageType
 
+from ..outside import built
 from ..ports import free_port
 from .installation import IMAGES, ROOT, said
 
-BUILD_SECONDS = 1200
 READY_SECONDS = 1000
 SEEN_SECONDS = 120
 """Far more than it takes, which is told: how quick it is depends on the machine."""
@@ -87,13 +86,10 @@ class Tilt:
 
 
 def program() -> str:
-    """The one that is installed, or that can be built: outside, as packages are fetched."""
+    """The one that is installed, or that can be built."""
     if found := shutil.which("tilt"):
         return found
-    outside = os.environ.get("OTTO_OUTSIDE", "")
-    there = ["nsenter", f"--net={outside}", "--"] if outside else []
-    command = [*there, "env", f"PYTHONPATH={ROOT / 'tools'}", sys.executable, "-m", "testcluster", "tilt"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=BUILD_SECONDS, check=True).stdout.strip()
+    return str(built("tilt"))
 
 
 def copied(program: str, directory: Path) -> Tilt:

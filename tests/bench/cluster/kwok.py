@@ -15,7 +15,7 @@ from otto_kubekit.errors import NotFoundError
 from otto_kubekit.kinds import Kind
 from otto_kubekit.objects import KubeObject
 
-from ...installed.installation import ROOT
+from ...outside import built
 
 MARK = "otto-bench"
 """A label and a taint of the nodes."""
@@ -35,11 +35,10 @@ class NoKwokError(Exception):
 
 def program() -> Path:
     """Where it is, built if need be, which takes a minute. Raises NoKwokError."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
-    done = subprocess.run([sys.executable, "-m", "testcluster", "kwok"], env=environ, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise NoKwokError("kwok can't be built; see above")
-    return Path(done.stdout.strip())
+    try:
+        return built("kwok")
+    except subprocess.SubprocessError as error:
+        raise NoKwokError("kwok can't be built; see above") from error
 
 
 @asynccontextmanager
