@@ -187,25 +187,27 @@ def test_a_pipeline_whose_names_are_lost_is_made_anew(tmp_path: Path, files: Fil
         assert [value for kind, _, _, value in entered if kind == LINE] == [1, 2]
 
 
+@pytest.mark.parametrize("step", ["sync", "_write"])
 async def test_a_worker_that_is_deleted_while_its_lines_are_made_durable_is_gone(
-    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Nothing of it is written once the disk is done with them: it would come back, without a line, with the next start."""
+    """Nothing of it is written once the disk is done with them, or has come to its facts: it would come back, without a line."""
     registry = made_registry(tmp_path, files)
-    go, syncing = threading.Event(), threading.Event()
-    real = WorkerLog.sync
+    go, waiting = threading.Event(), threading.Event()
+    real = getattr(WorkerLog, step)
 
-    def sync(known: WorkerLog) -> None:
-        syncing.set()
-        assert go.wait(30)
+    def held(known: WorkerLog) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            waiting.set()
+            assert go.wait(30)
         real(known)
 
-    monkeypatch.setattr(WorkerLog, "sync", sync)
+    monkeypatch.setattr(WorkerLog, step, held)
     collector = Collector(registry, OneLine(), 65_536, 60.0, nothing, nothing, nothing, nothing)
     async with asyncio.TaskGroup() as group:
         collector.start(group)
         collector.observe(FINISHED_ONE)
-        await until(syncing.is_set)
+        await until(waiting.is_set)
         registry.remove(registry.workers["w-1"])
         go.set()
     assert not made_registry(tmp_path, files).workers

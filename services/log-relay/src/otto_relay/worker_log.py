@@ -208,27 +208,33 @@ class WorkerLog:
         """Writes the facts down. Raises SpoolWriteError."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            path = self._directory / _FILE
-            fresh = path.with_suffix(".new")
-            with fresh.open("w", encoding="utf-8") as file:
-                json.dump(asdict(self.facts), file, ensure_ascii=False)
-                if self.facts.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(fresh, path)  # noqa: PTH105 - one system call, which is what makes it whole
+            self._write()
         except OSError as error:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
 
     def save_durably(self) -> None:
-        """Writes the facts down so that they survive a power cut; blocks for as long as the disk needs. Raises SpoolWriteError."""
+        """Writes the facts down so that they survive a power cut; blocks for as long as the disk needs. Raises SpoolWriteError.
+
+        It may be deleted meanwhile: what is gone is not made again.
+        """
         if self.removed:
             return
-        self.save()
         try:
+            self._write()
             sync_directory(self._directory)
             sync_directory(self._directory.parent)
         except OSError as error:
             raise SpoolWriteError(f"{self._directory}: {error.strerror}") from error
+
+    def _write(self) -> None:
+        path = self._directory / _FILE
+        fresh = path.with_suffix(".new")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self.facts), file, ensure_ascii=False)
+            if self.facts.durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(fresh, path)  # noqa: PTH105 - one system call, which is what makes it whole
 
     def sync(self) -> None:
         """Makes its lines durable; blocks for as long as the disk needs. Raises OSError."""
