@@ -30,7 +30,8 @@ from otto_scaler.backends.kubernetes.manifest import Plan
 from otto_scaler.backends.kubernetes.template import WorkerTemplate
 from otto_scaler.backends.process.environment import Surroundings
 from otto_scaler.backends.process.opening import process_backend
-from otto_scaler.fleet import Fleet, Limits
+from otto_scaler.fleet import Fleet
+from otto_scaler.limits import Limits
 from otto_scaler.settings import Settings
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.worker import Identity, Worker, WorkerSpec, worker_name

@@ -14,10 +14,11 @@ from otto_kubekit.testing import FakeCluster, Script, local_process
 from otto_kubekit.testing.faults import Asked
 from otto_kubekit.testing.resources import PODS
 from otto_kubekit.watching import Watching
+from otto_scaler import fleet
 from otto_scaler.backends.kubernetes import backend as backend_module
 from otto_scaler.backends.kubernetes.tending import Tending
 from otto_scaler.errors import BackendError, NotReadyError
-from otto_scaler.worker import Cause, State
+from otto_scaler.worker import Cause, State, WorkerSpec
 
 from .conftest import DEFAULT_LIMITS, PodsRig, pods_rig, spec, until
 from .pod_reports import pod, read, running, waiting
@@ -162,6 +163,80 @@ async def test_a_worker_that_may_not_be_started_for_too_long_ends(tmp_path: Path
         worker = await pods.ends(held)
         assert (worker.started, worker.state) == (0, State.FAILED)
         assert WEBHOOK in worker.error
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["answers again", "still away"])
+async def test_a_stop_reaches_a_worker_whose_creation_was_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, away: bool
+) -> None:
+    """Whoever created it was told to repeat that; whoever stops it is not told that there was nothing to stop while it runs."""
+    monkeypatch.setattr(backend_module, "CREATE_SECONDS", 0.2)
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        wanted, faults = spec(), pods.cluster.faults
+        faults.stall(watches)
+        faults.cut(after=True, when=creations)
+        faults.answer(503, times=None, when=lambda asked: asked.path.endswith("/pods") or (away and not asked.watch))
+        creating = asyncio.create_task(pods.create(wanted))
+        await until(lambda: pods.cluster.storage.all(PODS))
+        stopping = asyncio.create_task(pods.fleet.scale_down("task", 0, "enough"))
+        with pytest.raises(NotReadyError, match="repeat the call"):
+            await creating
+        if away:
+            with pytest.raises(NotReadyError, match=f"whether {wanted.identity.name} was created; repeat the call"):
+                await stopping
+        else:
+            await stopping
+            faults.heal()
+            assert (await pods.ends(wanted)).cause is Cause.CANCELLED
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_worker_that_can_be_neither_started_nor_stopped_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The scaler's rights are gone for a while when its turn comes: it does not keep its slot, and wait in it, for ever."""
+    monkeypatch.setattr(fleet, "START_AGAIN_SECONDS", 0.05)
+    async with pods_rig(tmp_path, replace(DEFAULT_LIMITS, max_workers=1)) as pods:
+        [first] = await ended_by_hand(pods, 1)
+        held = spec("held")
+        await pods.create(held, queue=True)
+        pods.cluster.faults.answer(code, times=None, when=lambda asked: asked.method in {"PATCH", "DELETE"})
+        pods.cluster.end(first.identity.name)
+        await until(lambda: any(asked.method == "DELETE" for asked in pods.cluster.requests))
+        pods.cluster.faults.heal()
+        await pods.runs(held)
+
+
+async def test_a_worker_that_comes_before_the_removal_of_the_last_one_is_answered_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch tells that the pod is gone, and its name is used again, while the answer to its deletion is on its way."""
+    async with pods_rig(tmp_path, replace(DEFAULT_LIMITS, finished_ttl=0.05)) as pods:
+        [wanted] = await ended_by_hand(pods, 1)
+        name, call, arrives = wanted.identity.name, pods.client.transport.call, asyncio.Event()
+
+        async def late(method: str, *rest: Any, **options: Any) -> bytes:
+            answer = await call(method, *rest, **options)
+            if method == "DELETE":
+                await arrives.wait()
+            return answer
+
+        async def over(one: WorkerSpec) -> None:
+            pods.cluster.end(one.identity.name)
+            await pods.ends(one)
+            await pods.fleet.release([one.identity.name])
+            await until(lambda: pods.worker(one.identity.name) is None)
+
+        monkeypatch.setattr(pods.client.transport, "call", late)
+        await over(wanted)
+        await pods.create(wanted)
+        there = await pods.runs(wanted)
+        arrives.set()
+        await pods.create(after := spec("after"))
+        await pods.runs(after)
+        await over(after)  # workers are removed one after another
+        assert pods.worker(name) is there
 
 
 async def test_an_answer_that_is_lost_creates_nothing_twice(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from otto_runtime import spans
 from otto_runtime.spans import Span
-from otto_scaler.fleet import Fleet, Limits
+from otto_scaler.fleet import Fleet
+from otto_scaler.limits import Limits
 from otto_scaler.spans import AGAIN_SECONDS, WorkerSpans, worker_span
 from otto_scaler.testing import MemoryBackend
 from otto_scaler.worker import Cause, Identity, State, Worker, WorkerSpec, worker_name

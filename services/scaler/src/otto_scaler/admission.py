@@ -26,6 +26,10 @@ class Admission:
         """Free slots that nobody waits for."""
         return max(0, self.cap - len(self._holders)) if not self._queued else 0
 
+    def holds(self, name: str) -> bool:
+        """Whether it has a slot."""
+        return name in self._holders
+
     def waits(self, name: str) -> bool:
         """Whether it waits for a slot."""
         return name in self._queued

@@ -19,7 +19,8 @@ from otto_runtime.server import Component
 from otto_runtime.telemetry import registered, tell, telling
 from otto_scaler.backends import WorkerBackend
 from otto_scaler.errors import BackendUnusableError, CallError
-from otto_scaler.fleet import Fleet, Limits
+from otto_scaler.fleet import Fleet
+from otto_scaler.limits import Limits
 from otto_scaler.metrics import WorkerMetrics
 from otto_scaler.pipelines import Pipelines
 from otto_scaler.service import OttoscalerServicer

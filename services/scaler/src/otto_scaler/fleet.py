@@ -7,13 +7,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 from otto_scaler.admission import Admission
 from otto_scaler.backends import Gone, Observation, Seen, Synced, WorkerBackend
 from otto_scaler.errors import AwayError, BackendError, NotReadyError, RefusedError
 from otto_scaler.keeping import Keeping, Need, Verdict
+from otto_scaler.limits import Limits
 from otto_scaler.outcomes import Creation, Refusal, Stops
 from otto_scaler.picture import Picture, Selection
 from otto_scaler.turned_away import TurnedAway
@@ -23,20 +23,8 @@ from otto_scaler.worker import Cause, State, Worker, WorkerSpec, task_workspace
 log = logging.getLogger(__name__)
 
 OBSERVE_AGAIN_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The numbers that bound a fleet; times in seconds. Their defaults and reasons stand in settings."""
-
-    max_workers: int
-    max_queued: int
-    finished_ttl: float
-    unreleased_limit: float
-    watch_backlog: int
-    peer_grace: float = 60.0
-    ready_timeout: float = 10.0
-    """How long a call waits for the workers to be known, or for a created one to be observed."""
+START_AGAIN_SECONDS = 5.0
+"""Until a worker is tried again that has a slot, and could be neither started nor stopped."""
 
 
 class Fleet:
@@ -167,6 +155,8 @@ class Fleet:
         if stops:
             await asyncio.wait(stops)
         stopped = {name for name, stop in zip(chosen, stops, strict=True) if not stop.cancelled() and stop.result()}
+        if doubtful := next((name for name in chosen if name not in stopped and self._picture.get(name) is None), None):
+            raise NotReadyError(f"it can't be told now whether {doubtful} was created; repeat the call")
         there = [worker for name in chosen if (worker := self._picture.get(name)) is not None]
         return Stops([w for w in there if w.name in stopped], [w for w in there if w.name not in stopped and not w.finished])
 
@@ -272,12 +262,17 @@ class Fleet:
         return refusal
 
     async def _stop(self, name: str, reason: str) -> bool:
-        """Asks the backend, once it has created the worker; whether that worked. If not, a repeated call tries again."""
+        """Asks the backend, once it has created the worker; whether that worked. If not, a repeated call tries again.
+
+        One whose creation was not answered may be there all the same.
+        """
         creating = self._creating.get(name)
         if creating is not None:
             await asyncio.wait({creating})
-            if creating.cancelled() or creating.result():
+            if creating.cancelled():
                 return False
+            if (refusal := creating.result()) is not None and not refusal.away:
+                return True
         try:
             await self._backend.stop(name, reason)
         except BackendError as error:
@@ -296,14 +291,19 @@ class Fleet:
             self._group.create_task(self._start(name), name=f"start {name}", context=contextvars.Context())
 
     async def _start(self, name: str) -> None:
+        """Lets it run, or else makes it end; while neither can be done and it has its slot, both are tried again."""
         creating = self._creating.get(name)
         if creating is not None:
             await asyncio.wait({creating})
-        try:
-            await self._backend.start(name)
-        except BackendError as error:
-            log.warning("scaler.worker.start_failed", extra={"worker": name, "why": str(error)})
-            await self._stop(name, f"it could not be started: {error}")
+        while self._admission.holds(name):
+            try:
+                await self._backend.start(name)
+            except BackendError as error:
+                log.warning("scaler.worker.start_failed", extra={"worker": name, "why": str(error)})
+                if not await self._stop(name, f"it could not be started: {error}"):
+                    await asyncio.sleep(START_AGAIN_SECONDS)
+                    continue
+            return
 
     # What is seen
 
@@ -391,7 +391,8 @@ class Fleet:
         except (BackendError, ValueError) as error:
             log.warning("scaler.worker.remove_failed", extra={"worker": worker.name, "why": str(error)})
             return
-        self._apply(self._picture.drop(worker.name))
+        if self._picture.get(worker.name) is worker:  # and not another one, that got its name before the backend's answer came
+            self._apply(self._picture.drop(worker.name))
 
     def _ends_task(self, worker: Worker) -> bool:
         """Whether it is the last of a task whose workspace is that of the task alone: nobody else can ask for its deletion."""
