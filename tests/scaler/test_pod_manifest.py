@@ -89,6 +89,16 @@ def test_a_pod_that_lost_its_annotations_is_said_to(missing: str) -> None:
         marks.identity(read(report).metadata)
 
 
+@pytest.mark.parametrize("what", ["index", "count", "attempt"])
+@pytest.mark.parametrize("number", [str(2**31), "9" * 5000], ids=["large", "long"])
+def test_a_pod_whose_numbers_fit_into_no_message_is_said_to(what: str, number: str) -> None:
+    """One that was changed so by hand would fail every answer that shows it, and every watch."""
+    report = pod()
+    report["metadata"]["annotations"][f"ottoscaler.io/{what}"] = number
+    with pytest.raises(ValueError, match=f"ottoscaler.io/{what} is .* no number from 1 to 2147483647"):
+        marks.identity(read(report).metadata)
+
+
 def expanded(text: str, known: dict[str, str]) -> str:
     """What a kubelet makes of a container's text: k8s.io/kubernetes/third_party/forked/golang/expansion."""
     result, position = "", 0

@@ -27,6 +27,8 @@ STARTED = f"{LABEL_PREFIX}admitted-at"
 STOP_CAUSE = f"{LABEL_PREFIX}stop-cause"
 STOP_REASON = f"{LABEL_PREFIX}stop-reason"
 """Why the worker was made to end, typed and in words; written in the same patch that ends it."""
+MOST = 2**31 - 1
+"""A larger number fits into no message: the worker would keep everybody from seeing any."""
 REST_STOPPED = f"{LABEL_PREFIX}rest-stopped"
 """Which containers still ran when the worker's own had ended and they were stopped; written in the patch that stops them."""
 _TASK_ID, _PIPELINE_ID, _STAGE_ID = (f"{LABEL_PREFIX}{what}-id" for what in ("task", "pipeline", "stage"))
@@ -124,6 +126,6 @@ def _text(given: Mapping[str, str], name: str) -> str:
 
 def _number(given: Mapping[str, str], name: str) -> int:
     value = _text(given, name)
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise ValueError(f"its annotation {name} is {value[:40]!r}, which is no number from 1")
+    if not (value.isascii() and value.isdigit() and len(value) <= len(str(MOST)) and 0 < int(value) <= MOST):
+        raise ValueError(f"its annotation {name} is {value[:40]!r}, which is no number from 1 to {MOST}")
     return int(value)
