@@ -16,6 +16,7 @@ from otto_kubekit.testing.resources import PODS
 from otto_kubekit.watching import Watching
 from otto_scaler import fleet
 from otto_scaler.backends.kubernetes import backend as backend_module
+from otto_scaler.backends.kubernetes import manifest, pace
 from otto_scaler.backends.kubernetes.tending import Tending
 from otto_scaler.errors import BackendError, NotReadyError
 from otto_scaler.worker import Cause, State, WorkerSpec
@@ -381,6 +382,26 @@ async def test_many_are_created_at_once(tmp_path: Path) -> None:
         for _ in range(20):
             assert (await pods.fleet.select("", "", None, 500)).counts[State.RUNNING] == 100
         assert len(pods.cluster.requests) == asked
+
+
+async def test_many_large_workers_take_no_more_memory_than_are_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand may be asked for at once, with a megabyte each: their bodies are made one after another, when they are sent."""
+    made: list[str] = []
+    write = manifest.pod
+
+    def written(wanted: WorkerSpec, *rest: Any, **options: Any) -> dict[str, Any]:
+        made.append(wanted.identity.name)
+        return write(wanted, *rest, **options)
+
+    monkeypatch.setattr(manifest, "pod", written)
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        pods.cluster.faults.stall(creations)
+        creating = asyncio.create_task(pods.create(*(spec(index=index, count=100) for index in range(1, 101))))
+        await until(lambda: pods.cluster.faults.stalled == pace.FIRST)
+        assert len(made) == pace.FIRST
+        pods.cluster.faults.resume()
+        assert len((await creating).created) == len(made) == 100
 
 
 async def test_a_worker_costs_the_api_server_two_requests(tmp_path: Path) -> None:

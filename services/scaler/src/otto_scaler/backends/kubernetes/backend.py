@@ -187,12 +187,13 @@ class KubernetesBackend:
     async def _created(self, spec: WorkerSpec, *, held: bool) -> WorkerPod:
         """The pod, new or there already; what may pass is tried again. Raises RefusedError, and AwayError when it has not passed."""
         name = spec.identity.name
-        body = encode(manifest.pod(spec, self._plan, held=held))
         deadline = time.monotonic() + CREATE_SECONDS
         backoff = Backoff(initial=0.1, maximum=2.0)
         while True:
             try:
                 async with self._pace.turn():
+                    # Not before its turn: a request may be for a thousand workers, each with a megabyte of command and variables.
+                    body = encode(manifest.pod(spec, self._plan, held=held))
                     return await self._client.create(WORKER_PODS, body, timeout=CREATE_SECONDS)
             except AlreadyExistsError:
                 if (there := await self._there(spec)) is not None:
