@@ -1,5 +1,6 @@
 """Claims of shared workspaces: what they ask for, and whose they are."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from otto_kubekit.testing import FakeCluster
 from otto_scaler.backends.kubernetes.claims import ClaimPlan, Claims
 from otto_scaler.errors import RefusedError
 from otto_scaler.worker import Claim, Identity, Owner, WorkerSpec
+
+from .conftest import until
 
 PLAN = ClaimPlan("standard", "1Gi", "ReadWriteOnce")
 RAW = custom("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
@@ -80,3 +83,25 @@ async def test_a_workspace_that_was_deleted_is_not_made_anew(client: Client, *, 
         await client.patch(CLAIMS, "ws-1", merge({"metadata": {"finalizers": []}}))
     with pytest.raises(RefusedError, match="somebody has deleted its PersistentVolumeClaim"):
         await Claims(client, PLAN, "ottoscaler").ensure(later)
+
+
+async def test_a_workspace_that_is_named_while_workspaces_are_deleted_is_there() -> None:
+    """One whose turn has not come is kept; one whose deletion is under way is waited for, and made anew."""
+    first, second = (replace(worker(), identity=replace(worker().identity, workspace=name)) for name in ("ws-1", "ws-2"))
+    async with FakeCluster() as cluster, cluster.client() as client:
+        claims, used = Claims(client, PLAN, "ottoscaler"), set[str]()
+        for wanted in (first, second):
+            await claims.ensure(wanted)
+            await claims.mark(wanted.identity.workspace)
+        before = {name: (await client.get(CLAIMS, name)).metadata.uid for name in ("ws-1", "ws-2")}
+        cluster.faults.stall(lambda asked: asked.method == "DELETE")
+        sweeping = asyncio.create_task(claims.sweep(lambda: used))
+        await until(lambda: cluster.faults.stalled)
+        used |= {"ws-1", "ws-2"}
+        making = [asyncio.create_task(claims.ensure(wanted)) for wanted in (first, second)]
+        await making[1]
+        cluster.faults.resume()
+        await asyncio.gather(sweeping, *making)
+        there = {name: (await client.get(CLAIMS, name)).metadata for name in ("ws-1", "ws-2")}
+    assert [meta.deletion_timestamp for meta in there.values()] == [None, None]
+    assert [there[name].uid == before[name] for name in ("ws-1", "ws-2")] == [False, True]

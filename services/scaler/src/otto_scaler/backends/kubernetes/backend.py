@@ -347,7 +347,7 @@ class KubernetesBackend:
                     await claims.find_marked()
                     found = True
                 if claims.waiting:
-                    await claims.sweep(self._tending.used() | self._named.keys())
+                    await claims.sweep(lambda: self._tending.used() | self._named.keys())
             except KubeError as error:
                 log.warning("scaler.claim.list_failed", extra={"why": said(error)})
             try:

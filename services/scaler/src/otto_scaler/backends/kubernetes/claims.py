@@ -6,7 +6,8 @@ Claims that this installation has not made are neither given to workers nor touc
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import AsyncIterator, Callable, Container
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class Claims:
         self._made: dict[str, set[str]] = {}
         """Known to be there and ours, and the uids of their owners: "" for none."""
         self._locks: dict[str, asyncio.Lock] = {}
-        """Of those that are being made."""
+        """Of those that are being made or deleted."""
         self._marked: dict[str, str] = {}
         """Uids of those that are to be deleted, by name."""
 
@@ -58,15 +59,10 @@ class Claims:
         name, owner = spec.identity.workspace, spec.owner.uid if spec.owner is not None else ""
         if owner in self._made.get(name, ()):
             return
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                if owner not in self._made.get(name, ()):
-                    await self._make(name, spec)
-                    self._made.setdefault(name, set()).add(owner)
-        finally:
-            if not lock.locked() and self._locks.get(name) is lock:
-                del self._locks[name]
+        async with self._alone(name):
+            if owner not in self._made.get(name, ()):
+                await self._make(name, spec)
+                self._made.setdefault(name, set()).add(owner)
 
     async def find_marked(self) -> None:
         """Takes over what earlier services have noted. Raises KubeError."""
@@ -90,13 +86,15 @@ class Claims:
         """Whether any is to be deleted."""
         return bool(self._marked)
 
-    async def sweep(self, used: Container[str]) -> None:
-        """Deletes what is to be deleted and not `used`. What fails is said, and tried next time."""
+    async def sweep(self, used: Callable[[], Container[str]]) -> None:
+        """Deletes what is to be deleted and not `used` at that moment. What fails is said, and tried next time."""
         for name, uid in sorted(self._marked.items()):
-            if name in used:
+            if name in used():
                 continue
+            self._made.pop(name, None)  # who names it meanwhile finds out what has become of it
             try:
-                await self._client.delete(CLAIMS, name, uid=uid)
+                async with self._alone(name):
+                    await self._client.delete(CLAIMS, name, uid=uid)
             except (NotFoundError, ConflictError):
                 log.debug("scaler.claim.vanished", extra={"claim": name})
             except KubeError as error:
@@ -105,7 +103,17 @@ class Claims:
             else:
                 log.info("scaler.claim.deleted", extra={"claim": name})
             self._marked.pop(name, None)
-            self._made.pop(name, None)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Within, nobody else makes or deletes this claim."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
 
     async def _make(self, name: str, spec: WorkerSpec) -> None:
         loop = asyncio.get_running_loop()
