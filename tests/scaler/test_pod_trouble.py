@@ -19,6 +19,7 @@ from otto_scaler.backends.kubernetes import backend as backend_module
 from otto_scaler.backends.kubernetes import manifest, pace
 from otto_scaler.backends.kubernetes.tending import Tending
 from otto_scaler.errors import BackendError, NotReadyError
+from otto_scaler.watching import Change, Kind
 from otto_scaler.worker import Cause, State, WorkerSpec
 
 from .conftest import DEFAULT_LIMITS, PodsRig, pods_rig, spec, until
@@ -323,6 +324,29 @@ def test_what_is_older_than_what_was_seen_is_no_news() -> None:
     tending.see(read(older), live=True)
     [entry] = tending.entries.values()
     assert entry.worker.state is State.RUNNING
+
+
+async def test_what_is_told_late_of_an_earlier_pod_is_no_news_of_its_namesake(tmp_path: Path) -> None:
+    """A creation is not answered, its pod deleted from outside, and the next try answered, all before the watch tells of any of it."""
+    async with pods_rig(tmp_path) as pods:
+        pods.cluster.script = lambda _pod, _container: Script()
+        wanted, faults, told = spec(), pods.cluster.faults, list[Change]()
+        faults.stall(watches)
+        faults.cut(after=True, when=creations)
+        faults.delay(0.2, times=1, when=lambda asked: creations(asked) and len(pods.cluster.storage.all(PODS)) == 1)
+        creating = asyncio.create_task(pods.create(wanted))
+        await until(lambda: pods.cluster.storage.all(PODS))
+        await pods.client.delete(kinds.PODS, wanted.identity.name, grace=0)
+        await creating
+        with pods.fleet.watch(lambda _: True) as changes:
+            faults.resume()
+            await pods.runs(wanted)
+            async for change in changes:
+                told.append(change)
+                if change.worker is not None and change.worker.state is State.RUNNING:
+                    break
+    assert Kind.DELETED not in {change.kind for change in told}
+    assert len({change.worker.uid for change in told if change.worker is not None}) == 1
 
 
 async def test_a_stop_before_the_pod_was_seen_finds_it(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ class Tending:
         if uid in self._removed or uid in self._vanished:
             return
         entry = self.entries.get(name)
+        if entry is not None and entry.older(pod):
+            return  # of an earlier pod of this name too
         now = Moment(self._steady(), self._clock(), live)
         if entry is None or entry.uid != uid:
             try:
@@ -115,7 +117,7 @@ class Tending:
             entry = self.entries[name] = Entry(pod, identity, Deadlines(self._pending_timeout))
             entry.look(pod, now)
             self._tell(entry)
-        elif not entry.older(pod) and entry.look(pod, now):
+        elif entry.look(pod, now):
             self._tell(entry)
 
     def lose(self, pod: WorkerPod) -> None:
