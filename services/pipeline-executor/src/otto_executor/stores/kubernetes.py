@@ -250,7 +250,7 @@ class KubernetesStore:
         """See RunStore."""
         self._check()
         known = self._picture.of(pipeline_id)
-        return known.summary if known is not None else None
+        return known.summary if known is not None and not self.outside.unwanted(known.name) else None
 
     async def unfinished(self) -> list[str]:
         """See RunStore."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 from otto_executor.errors import (
     PipelineExistsError,
@@ -49,11 +51,12 @@ class KubernetesOutside:
         self._news: dict[str, Known | None] = {}
         """Objects of which there is news, and how those were known last that are gone."""
         self._any = asyncio.Event()
-        self._busy: set[str] = set()
-        """Objects that are begun or deleted here, so that what the watch tells of them is no news."""
+        self._busy: Counter[str] = Counter()
+        """Objects that are begun or deleted here, and how often at once, so that what the watch tells of them is no news."""
         self._uncertain: dict[str, dict[bytes, bool]] = {}
         """Digests of records that may have been written though it seemed that they were not, by object; and whether those are wanted."""
-        self._settling = asyncio.Lock()
+        self._settling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By object: one of which nothing is heard holds no other up."""
 
     def tell(self, name: str, was: Known | None = None) -> None:
         """There is news of an object; `was` if it is gone."""
@@ -68,20 +71,22 @@ class KubernetesOutside:
     @contextmanager
     def quiet(self, name: str) -> Iterator[None]:
         """While what happens to an object is our own doing."""
-        self._busy.add(name)
+        self._busy[name] += 1
         try:
             yield
         finally:
-            self._busy.discard(name)
+            self._busy[name] -= 1
+            if not self._busy[name]:
+                del self._busy[name]
 
     @asynccontextmanager
     async def beginning(self, name: str, record: str, *, wanted: bool) -> AsyncIterator[None]:
         """While an object is begun. What is not answered may have happened: then it is taken back, or gone on with if it is `wanted`."""
-        self._busy.add(name)
         digest = _digest(record)
         self._uncertain.setdefault(name, {})[digest] = wanted
         try:
-            yield
+            with self.quiet(name):
+                yield
             self._uncertain.pop(name, None)
         except (PipelineExistsError, RunTooLargeError, SaveConflictError):
             # What an earlier try may have written is as uncertain as it was.
@@ -89,7 +94,6 @@ class KubernetesOutside:
                 del self._uncertain[name]
             raise
         finally:
-            self._busy.discard(name)
             self.tell(name)
 
     async def news(self) -> AsyncGenerator[News]:
@@ -119,7 +123,7 @@ class KubernetesOutside:
         if name in self._busy:
             return None  # it is told again when that is over
         if name in self._uncertain:
-            async with self._settling:
+            async with self._settling_of(name):
                 return await self._settled(name)
         if known.deleting:
             return Departure(known.pipeline_id) if known.begun else None
@@ -133,9 +137,17 @@ class KubernetesOutside:
 
     async def settle(self, name: str) -> None:
         """Takes back what an earlier try has made and was told not to have: whoever tries again need not wait for the watch."""
-        async with self._settling:
-            if not any(self._uncertain.get(name, {}).values()):
-                await self._settled(name)
+        if self.unwanted(name):
+            async with self._settling_of(name):
+                if self.unwanted(name):
+                    await self._settled(name)
+
+    def unwanted(self, name: str) -> bool:
+        """Whether the object, if there is one, may be one that was told not to have been made: it is taken back."""
+        return name in self._uncertain and not any(self._uncertain[name].values())
+
+    def _settling_of(self, name: str) -> asyncio.Lock:
+        return self._settling.setdefault(name, asyncio.Lock())
 
     async def _settled(self, name: str) -> Left | None:
         """What has become of beginnings that were not answered. Of an object that is not there, one may still be on its way."""
@@ -150,7 +162,9 @@ class KubernetesOutside:
             there = Known.of(found.metadata, pipeline_id, found.status.memory)
             self._picture.put(there)
             await self._objects.delete(there)
-            await self.let_go(pipeline_id)
+            with suppress(RunGoneError):  # not by its id, which another object may have by now
+                await self._holds.take_off(there, deleting_too=True)
+            self._picture.gone(name, there.uid)
         del self._uncertain[name]
         if wanted:
             return Left(pipeline_id)
