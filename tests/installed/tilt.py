@@ -60,6 +60,19 @@ class Tilt:
             if "deletionTimestamp" not in pod["metadata"]
         }
 
+    def ready(self) -> bool:
+        """Whether the Tilt that goes on has built and started each service, and has nothing to do for any."""
+        names = [f"uiresource/{name}" for name in (*SERVICES, "front-door")]
+        asked = ["tilt", "get", *names, "--output", "json"]
+        answer = subprocess.run(asked, check=False, env=self.environ, cwd=self.checkout, capture_output=True, text=True, timeout=60)
+        if answer.returncode:
+            return False  # it listens to nobody yet, or has not read its file
+        found = json.loads(answer.stdout)["items"]
+        return all(
+            {"Ready", "UpToDate"} <= {each["type"] for each in one["status"].get("conditions", []) if each["status"] == "True"}
+            for one in found
+        )
+
     def first_words(self) -> str:
         """What the executor says first about a run, which is cancelled then; nothing while it can't be asked."""
         stage = PipelineStage(stage_id="wait", type=StageType.STAGE_TYPE_APPROVAL)
@@ -111,9 +124,17 @@ def following(tilt: Tilt) -> Iterator[None]:
     """Tilt goes on, with everything ready."""
     process = tilt.started("up")
     try:
-        tilt.until(lambda: process.poll() is not None or set(tilt.pods()) == set(SERVICES))
+        # Of pods it can't be told whether they are of an earlier `ci`: what is built now replaces them.
+        tilt.until(lambda: process.poll() is not None or tilt.ready())
         assert process.poll() is None, tilt.told("up")
-        said("kubectl", "--namespace", tilt.namespace, "wait", "--for=condition=Ready", "pods", "--all", "--timeout=240s")
+        for name in (
+            "deployment/otto-ottoscaler-scaler",
+            "deployment/otto-ottoscaler-pipeline-executor",
+            "statefulset/otto-ottoscaler-log-relay",
+        ):
+            said(
+                "kubectl", "--namespace", tilt.namespace, "rollout", "status", name, "--timeout=240s"
+            )  # until the last pod of before is gone
         tilt.until(tilt.first_words)
         yield
     finally:
