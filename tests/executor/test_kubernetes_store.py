@@ -239,6 +239,7 @@ async def test_an_api_server_that_refuses_is_told(cluster: FakeCluster, store: K
     cluster.faults.answer(code, times=None, when=wrote("POST"))
     with pytest.raises(StoreUnavailableError, match=words) as raised:
         await store.create(record(), [message(1)])
+    assert store.outside.unwanted("p") == (code == 500)  # it may have been written all the same; what was refused was not
     assert "told to fail" not in str(raised.value)
     cluster.faults.heal()
     await store.create(record(), [message(1)])

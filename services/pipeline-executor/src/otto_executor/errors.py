@@ -101,6 +101,8 @@ class StoreUnavailableError(ExecutorError):
     """The memory of runs can't be read or written at the moment; `remedy` begins a sentence, `reason` is for our log only."""
 
     grpc_status = "UNAVAILABLE"
+    maybe_done = True
+    """Whether what was to be written may have been written all the same."""
 
     def __init__(self, words: str, reason: str, remedy: str = "Wait until it can") -> None:
         super().__init__(f"{words}. {remedy}, and repeat the call: nothing of it was done")

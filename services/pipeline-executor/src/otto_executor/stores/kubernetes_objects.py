@@ -76,7 +76,7 @@ class RunObjects:
             cause: KubeError = error
         except KubeError as error:
             if not error.maybe_done or _too_large(error):
-                raise unavailable(error) from error
+                raise _not_written(error) from error
             cause = error
         found = await self.get(name)
         if found is None:
@@ -104,7 +104,7 @@ class RunObjects:
                     return there
                 version = there.metadata.resource_version
             except KubeError as error:
-                raise unavailable(error) from error
+                raise _not_written(error) from error
         raise StoreUnavailableError("the cluster's memory of runs changes too fast", f"{place.name}: conflicts again and again", REMEDY)
 
     async def delete(self, place: Place) -> bool:
@@ -127,6 +127,13 @@ class RunObjects:
 
 def _too_large(error: KubeError) -> bool:
     return isinstance(error, ApiError) and any(words in error.message for words in _TOO_LARGE)
+
+
+def _not_written(error: KubeError) -> StoreUnavailableError:
+    """What a failed write means, in words for clients."""
+    failure = unavailable(error)
+    failure.maybe_done = error.maybe_done
+    return failure
 
 
 def unavailable(error: KubeError) -> StoreUnavailableError:

@@ -88,9 +88,10 @@ class KubernetesOutside:
             with self.quiet(name):
                 yield
             self._uncertain.pop(name, None)
-        except (PipelineExistsError, RunTooLargeError, SaveConflictError):
+        except (PipelineExistsError, RunTooLargeError, SaveConflictError, StoreUnavailableError) as error:
             # What an earlier try may have written is as uncertain as it was.
-            if (records := self._uncertain.get(name)) is not None and records.pop(digest, None) is not None and not records:
+            certain = not isinstance(error, StoreUnavailableError) or not error.maybe_done
+            if certain and (records := self._uncertain.get(name)) is not None and records.pop(digest, None) is not None and not records:
                 del self._uncertain[name]
             raise
         finally:
