@@ -231,6 +231,17 @@ async def test_a_run_that_is_taken_away_is_told_as_gone(cluster: FakeCluster, st
         await store.save(run, [message(2)], edge=True)
 
 
+async def test_another_object_of_its_name_is_not_taken_for_a_run(cluster: FakeCluster, store: KubernetesStore) -> None:
+    """Before the watch tells that somebody has put another one in its place, the run is gone already; it is not damaged."""
+    await store.create(record(), [message(1)])
+    cluster.faults.stall(lambda asked: asked.watch)
+    async with cluster.client() as client:
+        await client.patch(WHOLE, "p", merge({"metadata": {"finalizers": []}}))
+        await client.delete(WHOLE, "p")
+        await client.create(WHOLE, {"apiVersion": WHOLE.api_version, "kind": WHOLE.name, "metadata": {"name": "p"}, "spec": {}})
+    assert await store.load("p") is None
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [(500, "can't be reached"), (403, "does not let the executor"), (404, "does not know PipelineRuns")]
 )

@@ -358,6 +358,8 @@ class KubernetesStore:
             self._read.move_to_end(known.name)
             return kept
         found = await self._objects.get(known.name)
+        if found is not None and found.metadata.uid != known.uid:
+            return None  # another one has taken its name
         if found is not None and known.ended:
             self._read[known.name] = found
             while len(self._read) > READ:

@@ -73,7 +73,7 @@ class PictureWatch:
         while True:
             try:
                 found = await self._objects.get(known.name)
-                if found is None:
+                if found is None or found.metadata.uid != known.uid:
                     return None
                 definition, _, state, _ = unpack_record(found.record)
                 return summary(definition, state)
