@@ -96,6 +96,21 @@ async def test_health_is_the_owners_and_that_of_all_is_everybodys(tmp_path: Path
         await door.until("", SERVING)
 
 
+async def test_who_serves_again_is_sent_calls_at_once(tmp_path: Path) -> None:
+    """Who is not SERVING is asked more often than who is: the front door does not let callers wait for a service that is there."""
+    checks = [f"frontDoor.healthCheck.{word}" for word in ("interval=600s", "unhealthyInterval=0.2s")]
+    async with apart(tmp_path) as services:
+        await services.end("log-relay", signal.SIGKILL)
+        async with (
+            front_door(tmp_path, services.addresses, "--set", ",".join(checks)) as envoy,
+            grpc.aio.insecure_channel(envoy.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
+        ):
+            door = Door(envoy, services, channel)
+            await door.until(RELAY, grpc.StatusCode.UNAVAILABLE)
+            await services.start("log-relay")
+            await door.until(RELAY, SERVING)
+
+
 @pytest.mark.parametrize(("ipv6", "hosts"), [("true", {"127.0.0.1", "::1"}), ("false", {"127.0.0.1"})], ids=["both", "IPv4 alone"])
 async def test_it_listens_on_ipv4_and_ipv6(tmp_path: Path, ipv6: str, hosts: set[str]) -> None:
     """In clusters of either kind and of both, unless told that nodes have no IPv6: its three ports, all in the same way."""

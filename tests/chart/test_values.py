@@ -64,6 +64,8 @@ def test_the_manual_names_every_value_and_no_other() -> None:
         ({"relay.spool.type": "hostPath"}, "/relay/spool/type"),
         ({"relay.spool.size": "10 GB"}, "/relay/spool/size"),
         ({"frontDoor.service.nodePort": 99999}, "/frontDoor/service/nodePort"),
+        ({"frontDoor.healthCheck.interval": "500ms"}, "/frontDoor/healthCheck/interval"),
+        ({"frontDoor.healthCheck.unhealthyInterval": "0.0s"}, "/frontDoor/healthCheck/unhealthyInterval"),
         ({"gateway.enabled": True}, "/gateway/parentRefs"),
         ({"workers.podTemplate": {"specs": {}}}, "'specs' not allowed"),
         ({"scaler.extraEnv": [{"value": "nameless"}]}, "/scaler/extraEnv/0"),

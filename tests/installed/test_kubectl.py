@@ -92,6 +92,7 @@ async def test_grpcurl(installation: Installation) -> None:
         command = [str(Path(sys.executable).parent / "grpcurl"), "-plaintext", *arguments]
         return await asyncio.to_thread(lambda: subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
 
+    await installation.serves()
     listed = (await grpcurl(installation.address, "list")).split()
     names = ("OttoscalerService", "PipelineService", "LogStreamingService", "OttoHandlerLogService")
     assert {f"ottoscaler.v1.{name}" for name in names} <= set(listed)
