@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from otto_executor.errors import PipelineExistsError, StoreUnavailableError
+from otto_executor.errors import PipelineExistsError, StoreUnavailableError, TooManyRunsError
 from otto_executor.stage import StageSpec
 from otto_executor.stores import kubernetes_outside
 from otto_executor.stores.kubernetes import KubernetesStore
 from otto_executor.stores.pipelinerun import FINALIZER, WHOLE
 from otto_executor.stores.protocol import Arrival, News
 from otto_executor.testing.cluster import store_in
-from otto_executor.testing.fleet import Fleet
+from otto_executor.testing.fleet import Fate, Fleet
 from otto_kubekit.testing import FakeCluster
 from otto_kubekit.testing.faults import Asked
 
@@ -185,3 +185,16 @@ async def test_taking_back_leaves_another_object_of_the_same_id_alone(
         assert thing(cluster, "foo")["metadata"]["finalizers"] == [FINALIZER]
         assert await store.unfinished() == ["p"]
         assert found == []
+
+
+async def test_runs_that_begin_at_once_are_bounded_too(cluster: FakeCluster, fleet: Fleet) -> None:  # noqa: F811
+    """Those that are still being stored count: only as many begin as may be unfinished, and a place that was not needed is free again."""
+    fleet.script = lambda _: Fate(seconds=None)
+    async with executor(cluster, fleet, max_active=2) as conductor:
+        cluster.faults.answer(503, when=wrote("POST"))
+        with pytest.raises(StoreUnavailableError):
+            await conductor.begin(pipeline(StageSpec("a", "build")), b"")
+        begun = [conductor.begin(pipeline(StageSpec("a", "build"), pipeline_id=f"p{number}"), b"") for number in range(4)]
+        said = await asyncio.gather(*begun, return_exceptions=True)
+        assert [type(answer) for answer in said] == [type(None), type(None), TooManyRunsError, TooManyRunsError]
+        assert conductor.standing().active == 2

@@ -19,12 +19,12 @@ from otto_executor.errors import (
     RunGoneError,
     RunUnreadableError,
     StoreUnavailableError,
-    TooManyRunsError,
     WorkersUnavailableError,
     WorkspaceGoneError,
 )
 from otto_executor.orders import Synced, WorkerReport
 from otto_executor.outside import Comings, Understand
+from otto_executor.places import Places
 from otto_executor.progress import Progress, seconds
 from otto_executor.releases import Releases
 from otto_executor.rerun import Rerun, kept_stages, left_files, repetition
@@ -52,7 +52,7 @@ class Conductor:
         self._releases = Releases(means.store, means.workers)
         self._means = replace(means, rewatch=self.rewatch, release=self._releases.add)
         self._store = means.store
-        self._max_active = max_active
+        self._places = Places(max_active)
         self._active: dict[str, Runner] = {}
         self._keeping = keeping
         self._retention = Retention(means.store, means.workers, keeping, means.clock, means.steady)
@@ -310,17 +310,14 @@ class Conductor:
         found = await self._store.summary(definition.pipeline_id)
         if found is not None:
             raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
-        if len(self._active) >= self._max_active:
-            raise TooManyRunsError(
-                f"INSUFFICIENT_RESOURCES: {len(self._active)} pipelines are unfinished, which is the configured maximum; try again later"
-            )
-        definition = replace(definition, directory=definition.directory or f"ws-{secrets.token_hex(8)}")
-        run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw, kept)
-        step = run.take()
-        assert step is not None
-        record = StoredRun(definition, request, run.state)
-        keep = keep or partial(self._store.create, takes_workspace_of=takes_workspace_of)
-        await keep(record, step.progress)
+        with self._places.taken(len(self._active)):
+            definition = replace(definition, directory=definition.directory or f"ws-{secrets.token_hex(8)}")
+            run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw, kept)
+            step = run.take()
+            assert step is not None
+            record = StoredRun(definition, request, run.state)
+            keep = keep or partial(self._store.create, takes_workspace_of=takes_workspace_of)
+            await keep(record, step.progress)
         log.info("executor.run.begun", extra={"pipeline": definition.pipeline_id, "stages": len(definition.stages)})
         runner = Runner(record, self._means)
         runner.begun(step.progress)
