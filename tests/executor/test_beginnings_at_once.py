@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from otto_executor.errors import PipelineExistsError, StoreUnavailableError, TooManyRunsError
+from otto_executor.errors import NotReadyError, PipelineExistsError, StoreUnavailableError, TooManyRunsError
 from otto_executor.stage import StageSpec
 from otto_executor.stores import kubernetes_outside
 from otto_executor.stores.kubernetes import KubernetesStore
@@ -15,10 +15,11 @@ from otto_executor.stores.pipelinerun import FINALIZER, WHOLE
 from otto_executor.stores.protocol import Arrival, News
 from otto_executor.testing.cluster import store_in
 from otto_executor.testing.fleet import Fate, Fleet
+from otto_kubekit.bodies import merge
 from otto_kubekit.testing import FakeCluster
 from otto_kubekit.testing.faults import Asked
 
-from .test_conductor import fleet, pipeline  # noqa: F401  the fixture
+from .test_conductor import fleet, pipeline, run  # noqa: F401  the fixture
 from .test_kubernetes_store import everything, thing, until, wrote
 from .test_runs_from_outside import executor
 from .test_stores import message, record
@@ -198,3 +199,25 @@ async def test_runs_that_begin_at_once_are_bounded_too(cluster: FakeCluster, fle
         said = await asyncio.gather(*begun, return_exceptions=True)
         assert [type(answer) for answer in said] == [type(None), type(None), TooManyRunsError, TooManyRunsError]
         assert conductor.standing().active == 2
+
+
+async def test_a_namesake_waits_until_the_run_that_was_torn_away_is_let_go(cluster: FakeCluster, fleet: Fleet) -> None:  # noqa: F811
+    """Both would stand under one id: the end of the first took the second along, and the second's own end the whole service."""
+    fleet.script = lambda _: Fate(seconds=None)
+    async with executor(cluster, fleet) as conductor, cluster.client() as kubectl:
+        await conductor.begin(pipeline(StageSpec("a"), StageSpec("b")), b"")
+        await until(lambda: len(fleet.created) == 2)
+        cluster.faults.stall(lambda asked: asked.method in {"PUT", "PATCH"} and not cluster.faults.stalled)
+        fleet.end(("p", "a", 1, 1), Fate())
+        await until(lambda: cluster.faults.stalled > 0)
+        await kubectl.patch(WHOLE, "p", merge({"metadata": {"finalizers": []}}))
+        await kubectl.delete(WHOLE, "p")
+        async with asyncio.timeout(10):
+            while await conductor.page([], None, 1):
+                await asyncio.sleep(0.005)
+        with pytest.raises(NotReadyError, match="just being ended"):
+            await conductor.begin(pipeline(StageSpec("c")), b"")
+        cluster.faults.resume()
+        await until(lambda: not conductor.standing().active)
+        fleet.script = lambda _: Fate()
+        await run(conductor, pipeline(StageSpec("c")))

@@ -310,6 +310,8 @@ class Conductor:
         found = await self._store.summary(definition.pipeline_id)
         if found is not None:
             raise PipelineExistsError(found.pipeline_id, found.status.lower(), ended=found.ended_at is not None)
+        if definition.pipeline_id in self._active:  # somebody tore its object away, which its runner does not know yet
+            raise NotReadyError("the pipeline that had this id was deleted and is just being ended; repeat the call")
         with self._places.taken(len(self._active)):
             definition = replace(definition, directory=definition.directory or f"ws-{secrets.token_hex(8)}")
             run = Run.begun(definition, self._means.clock(), self._means.patience, self._means.draw, kept)
