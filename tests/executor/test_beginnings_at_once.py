@@ -78,18 +78,23 @@ async def seen_anew(cluster: FakeCluster, store: KubernetesStore) -> None:
         before = len(cluster.requests)
 
 
+async def one_more_is_refused(cluster: FakeCluster, store: KubernetesStore, late: Late) -> None:
+    """Another call of the same id, before the first is answered; what the watch tells of that one comes in between."""
+    await late.done.wait()
+    with pytest.raises(PipelineExistsError):
+        await store.create(record(created_at=9.0), [message(1)])
+    cluster.faults.resume()
+    await seen_anew(cluster, store)
+    late.go.set()
+
+
 async def test_a_second_beginning_that_is_refused_leaves_the_first_alone(cluster: FakeCluster, store: KubernetesStore) -> None:
     """A client that repeats its call while the first is under way is refused; what the first has made is not taken back."""
     cluster.faults.stall(lambda asked: asked.watch)
     late = Late(store, "create")
     with noted(store):
         first = asyncio.create_task(store.create(record(), [message(1)]))
-        await late.done.wait()
-        with pytest.raises(PipelineExistsError):
-            await store.create(record(created_at=9.0), [message(1)])
-        cluster.faults.resume()
-        await seen_anew(cluster, store)
-        late.go.set()
+        await one_more_is_refused(cluster, store, late)
         await first
     assert await store.load("p") == record()
 
@@ -105,12 +110,7 @@ async def test_what_kubectl_applied_is_told_once_while_a_call_is_refused(cluster
         late = Late(store, "patch")
         cluster.faults.stall(lambda asked: asked.watch)
         accepted = asyncio.create_task(store.outside.accept(arrival, record(), [message(1)]))
-        await late.done.wait()
-        with pytest.raises(PipelineExistsError):
-            await store.create(record(created_at=9.0), [message(1)])
-        cluster.faults.resume()
-        await seen_anew(cluster, store)
-        late.go.set()
+        await one_more_is_refused(cluster, store, late)
         await accepted
         assert found == []
 
