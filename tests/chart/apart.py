@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from ..ports import HOST, free_port
@@ -43,7 +43,8 @@ class Apart:
     async def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end; the exit code."""
         process = self._processes.pop(name)
-        process.send_signal(number)
+        with suppress(ProcessLookupError):  # it may have ended by itself; the others are to be ended all the same
+            process.send_signal(number)
         async with asyncio.timeout(END_SECONDS):
             return await process.wait()
 
