@@ -165,7 +165,10 @@ async def _begun(channel: grpc.aio.Channel) -> str:
     async with asyncio.timeout(WAIT_SECONDS):
         async for message in call:
             if message.status == StageStatus.STAGE_RUNNING and message.worker_pod_names:
-                return str(message.worker_pod_names[0])
+                name = str(message.worker_pod_names[0])
+                # It runs as soon as something watches over it; its line says that its workspace is there too.
+                async for _ in LogStreamingServiceStub(channel).StreamWorkerLogs(WorkerIdentifier(worker_id=name)):
+                    return name
     raise AssertionError("its worker never ran")
 
 
