@@ -11,7 +11,7 @@ from otto_kubekit.kinds import POD_METRICS
 from ottoscaler.v1.pipeline_pb2 import PipelineRequest
 from ottoscaler.v1.pipeline_service_pb2 import CancelPipelineRequest
 from ottoscaler.v1.pipeline_service_pb2_grpc import PipelineServiceStub
-from ottoscaler.v1.stage_pb2 import PipelineStage, StageStatus
+from ottoscaler.v1.stage_pb2 import PipelineStage
 from ottoscaler.v1.worker_pb2 import SecretEnv
 
 from ..patient_clients import Clients
@@ -67,9 +67,13 @@ async def test_every_right_is_used_and_none_is_missing(installed: Install) -> No
     async with asyncio.timeout(400), here.channel() as channel:
         account = await clients.run(PipelineRequest(pipeline_id="good", stages=good))
         assert account.outcome()["second"][0] == "STAGE_COMPLETED"
+        ended = False
         async for message in PipelineServiceStub(channel).ExecutePipeline(PipelineRequest(pipeline_id="endless", stages=[endless])):
-            if message.status == StageStatus.STAGE_RUNNING:
+            if message.worker_pod_names and not ended:
+                # A pod that runs is ended by a patch; one that no node has yet is deleted.
+                await here.kubectl_soon("wait", "--for=condition=Ready", f"pod/{message.worker_pod_names[0]}", "--timeout=120s")
                 await PipelineServiceStub(channel).CancelPipeline(CancelPipelineRequest(pipeline_id="endless"))
+                ended = True
         while await asyncio.to_thread(here.workers) or await here.kubectl_soon("get", "pipelineruns", "--output", "name"):
             await asyncio.sleep(0.5)
     for component in RIGHTS:
