@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from otto_runtime.calls import stopping
-from otto_runtime.handing import HOP
+from otto_runtime.handing import HOP, HandOn, NobodyActsError
 from otto_runtime.replicas import AddressError, Place, RoleLostError, replicas
 from otto_runtime.server import Component, bound, stop_seconds
 from otto_runtime.settings import RuntimeSettings
@@ -469,6 +469,45 @@ async def test_calls_in_flight_to_one_that_is_gone_without_a_word_end(stage: Sta
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     stage.seat.give("")
     over.set()
+
+
+async def test_a_connection_that_is_closed_as_a_call_begins_is_no_fault_of_the_call(stage: Stage) -> None:
+    """Another replica acts some turns of the loop after a call has come: whichever turn it is, that one answers, or the call is refused."""
+    first, second = await stage.start(echoing), await stage.start(echoing)
+    loop = asyncio.get_running_loop()
+
+    def after(turns: int, holder: str) -> None:
+        loop.call_soon(after, turns - 1, holder) if turns else seat.give(holder)
+
+    local: Any = grpc.unary_unary_rpc_method_handler(echoing("asked")["unary"])
+    for turns in range(12):
+        seat = Seat(first.address)
+        hand_on = HandOn(Candidate(seat, "asked"), 10.0)
+        following = asyncio.create_task(hand_on.run())
+
+        async def unary(request: bytes, context: Any) -> bytes:
+            if request:
+                after(int(request), second.address)
+            handler = hand_on.instead_of(f"{SERVICE}/unary", local)  # noqa: B023 - asked before the next one is made
+            try:
+                answer: bytes = await handler.unary_unary(b"", context)
+                return answer
+            except NobodyActsError:
+                return b"refused"
+
+        asked = grpc.aio.server()
+        served: dict[str, Any] = {"unary": grpc.unary_unary_rpc_method_handler(unary)}
+        asked.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, served),))
+        port = asked.add_insecure_port("127.0.0.1:0")
+        await asked.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary(f"/{SERVICE}/unary")
+            assert (await call(b"")).startswith(first.address.encode())
+            answer = await call(b"%d" % turns)
+            assert answer == b"refused" or answer.startswith((first.address.encode(), second.address.encode())), turns
+        following.cancel()
+        await asked.stop(None)
+        await hand_on.close()
 
 
 async def test_what_any_replica_can_do_is_not_handed_on(stage: Stage) -> None:

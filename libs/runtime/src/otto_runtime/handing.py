@@ -184,7 +184,10 @@ class HandOn:
         metadata = [(key, value) for key, value in context.invocation_metadata() or () if _travels(key)]
         metadata += [*handed_on(), (HOP, self._leadership.identity)]
         passed_on = False
-        call = begin(request, metadata=tuple(metadata), timeout=context.time_remaining())
+        try:
+            call = begin(request, metadata=tuple(metadata), timeout=context.time_remaining())
+        except grpc.aio.UsageError as error:  # the connection was closed since: somebody else is to act
+            raise _RefusedError from error
         try:
             async with self._ended_with(holder, call):
                 if hasattr(call, "__aiter__"):
