@@ -233,6 +233,20 @@ async def test_a_dead_endpoint_costs_three_seconds_at_most(tmp_path: Path, how: 
 
 
 @pytest.mark.slow
+async def test_metrics_that_can_not_be_read_once_are_exported_the_next_time(tmp_path: Path) -> None:
+    """The log says why; it is not the endpoint's fault."""
+    environ = {"OTTO_OTLP_INTERVAL": "1"}
+    async with collecting() as collector, started(tmp_path, OTTO_OTLP_ENDPOINT=collector.address, **environ) as process:
+        await process.serving()
+        await call(process.address, "trouble")
+        async with asyncio.timeout(15):
+            while "otto_trial_troubled" not in collector.metrics:
+                await asyncio.sleep(0.05)
+        assert process.names.count("runtime.metrics_unread") == 1
+        assert "runtime.export_failed" not in process.names
+
+
+@pytest.mark.slow
 async def test_a_collector_that_comes_late_is_told_once(tmp_path: Path) -> None:
     """While the endpoint takes nothing there is one warning, not one per attempt; when it does, it gets everything."""
     with socket.socket() as holder:

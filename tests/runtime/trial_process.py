@@ -11,7 +11,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import msgspec
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from otto_runtime import spans, telemetry
 from otto_runtime.launch import Compose, StartError, main
@@ -50,6 +52,28 @@ async def count(request: bytes, context: Any) -> bytes:
     return b""
 
 
+class _Troubled(Collector):
+    """Can't be read the first time."""
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        self._times += 1
+        if self._times == 1:
+            raise OSError("the disk does not answer")
+        return [GaugeMetricFamily("otto_trial_troubled", "Was not to be read at first.", 1.0)]
+
+
+async def trouble(request: bytes, context: Any) -> bytes:
+    """Makes metrics that can't be read at the next export."""
+    REGISTRY.register(_Troubled())
+    return b""
+
+
 async def fail(request: bytes, context: Any) -> bytes:
     raise ValueError("the-database-password")
 
@@ -78,7 +102,7 @@ async def root() -> AsyncIterator[Component]:
         raise StartError("the thing is missing; make one")
     methods: dict[str, Any] = {
         "hold": grpc.unary_stream_rpc_method_handler(hold),
-        **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (trace, begin, flood, count, fail, stay)},
+        **{f.__name__: grpc.unary_unary_rpc_method_handler(f) for f in (trace, begin, flood, count, trouble, fail, stay)},
     }
     generic = grpc.method_handlers_generic_handler("test.Trial", methods)
     yield Component("trial", ("test.Trial",), lambda server: server.add_generic_rpc_handlers((generic,)), run)

@@ -32,6 +32,9 @@ RUNTIME = {
     ),
     "runtime.export_failed": Words("{endpoint} takes no traces and metrics", "{endpoint} 트레이스와 메트릭 전송 실패"),
     "runtime.export_works_again": Words("{endpoint} takes traces and metrics again", "{endpoint} 트레이스와 메트릭 전송 재개"),
+    "runtime.metrics_unread": Words(
+        "The metrics can't be read and were not exported, trying again: {why}", "메트릭을 읽을 수 없어 내보내지 못함, 다시 시도함: {why}"
+    ),
     "runtime.setting_unknown": Words(
         "{variable} is no setting of this service; misspelt?", "{variable}은(는) 이 서비스의 설정이 아님, 오타인지 확인"
     ),

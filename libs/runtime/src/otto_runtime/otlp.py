@@ -79,9 +79,17 @@ async def exporting(settings: RuntimeSettings, service: str) -> AsyncIterator[No
         return exporter.export(metrics_data(REGISTRY, resource)) is MetricExportResult.SUCCESS
 
     def export_repeatedly() -> None:
-        reachable = True
+        reachable = readable = True
         while not ended.wait(settings.otlp_interval):
-            was, reachable = reachable, export()
+            was = reachable
+            try:
+                reachable = export()
+            except Exception as error:  # what services collect is read from disks, and while it changes
+                if readable:
+                    log.warning("runtime.metrics_unread", extra={"why": repr(error)})
+                readable = False
+                continue
+            readable = True
             if was and not reachable:
                 log.warning("runtime.export_failed", extra={"endpoint": endpoint})
             elif reachable and not was:
