@@ -23,7 +23,7 @@ from otto_relay.errors import SourceError, SpoolWriteError
 from otto_relay.files import Files
 from otto_relay.notices import Sighting
 from otto_relay.push import Notification, Pushed, Pushes
-from otto_relay.registry import Registry
+from otto_relay.registry import Registry, directory_name
 from otto_relay.retention import Retention
 from otto_relay.sources.protocol import Ending, Line, Split
 from otto_relay.spool import Spool, open_spool
@@ -32,6 +32,7 @@ from ottoscaler.v1.log_pb2 import BuildIdentifier
 from ottoscaler.v1.stage_pb2 import STAGE_COMPLETED
 
 from .conftest import until
+from .pushing import Rig
 from .test_relay_reading import everything
 
 
@@ -254,6 +255,23 @@ def test_a_deleted_log_is_remembered_only_while_the_scaler_shows_its_worker(regi
     for name in ("w-1", "w-2"):
         registry.remove(registry.workers[name])
     assert [registry.was_removed(f"w-{number}", "uid") for number in range(4)] == [False, False, True, False]
+
+
+def test_an_end_that_can_not_be_written_down_is_told_once(tmp_path: Path, files: Files) -> None:
+    """Its sender is told to send it again, and does; another end that it says instead is told too."""
+    rig = Rig(tmp_path, files)
+    pushes = Pushes(rig.registry, 10, 1000, 1000, 60.0)
+    pushes.tell(rig.outgoing.told)
+    for name, then, told in (("a", "COMPLETED", ["COMPLETED"]), ("b", "FAILED", ["COMPLETED", "FAILED"])):
+        pushes.register(name, "task")
+        (facts,) = (tmp_path / "spool" / "workers" / directory_name(name)).glob("*.json")
+        in_the_way = facts.with_suffix(".new")
+        in_the_way.mkdir()
+        refused = pushes.notify(name, "task", Notification("COMPLETED", over=True, timestamp="", reason=""))
+        assert (refused.answer, refused.message) == (Answer.NEVER, "the disk takes no more lines now; send it again")
+        in_the_way.rmdir()
+        assert pushes.notify(name, "task", Notification(then, over=True, timestamp="", reason="")).answer is Answer.STORED
+        assert [notice.kind for notice in rig.outboxes.by_worker[name].notices] == told
 
 
 def test_a_stream_remembers_only_workers_that_have_not_ended(registry: Registry) -> None:

@@ -93,6 +93,8 @@ class Pushes:
         self._quiet: dict[str, float] = {}
         """Open workers, and since when (monotonic seconds) no stream of theirs is."""
         self._retried: dict[str, None] = {}
+        self._half_told: dict[str, str] = {}
+        """Workers whose end was passed on and could not be written down, and as what: it is sent again, and not passed on again."""
         self.lines = 0
         """That were stored since the start, and the bytes of their texts."""
         self.bytes = 0
@@ -198,12 +200,14 @@ class Pushes:
         elif not over:
             return Verdict(Answer.AGAIN, "this worker has ended")
         try:
-            if self._told is not None:
+            if self._told is not None and self._half_told.get(worker_id) != status:
                 self._told(worker_id, said)
             known.facts.status = status
             if over:
+                self._half_told[worker_id] = status
                 self._end(known)
             else:
+                self._half_told.pop(worker_id, None)
                 known.save()
         except SpoolWriteError as error:
             return Verdict(Answer.NEVER, self._refused(worker_id, error).message)
@@ -232,6 +236,7 @@ class Pushes:
     def _end(self, known: WorkerLog) -> None:
         known.end()
         self._quiet.pop(known.worker_id, None)
+        self._half_told.pop(known.worker_id, None)
         log.info("relay.worker.collected", extra={"worker": known.worker_id, "lines": known.spool.last})
 
     def _refused(self, worker_id: str, error: SpoolWriteError) -> Verdict:
