@@ -71,6 +71,21 @@ async def test_a_graceful_end_hands_over_at_once(kube: Kube) -> None:
             assert c.role.transitions == 1
 
 
+async def test_a_renewal_without_an_answer_does_not_keep_the_lease_at_a_graceful_end() -> None:
+    """It was carried out, and the end comes before its answer and before the watch tells of it: the lease is given back all the same."""
+    async with FakeCluster() as fake, fake.client(token="first") as first, fake.client() as other:
+        async with candidate(first, "a:1", duration=60.0, renew_within=40.0) as (a, _):
+            await until(when(lambda: a.held), "a holds")
+            before = (await other.get(LEASES, "boss")).metadata.resource_version
+            fake.faults.stall(lambda asked: asked.watch)
+            fake.faults.delay(30.0, after=True, times=1, when=lambda asked: asked.method == "PUT")
+            while (await other.get(LEASES, "boss")).metadata.resource_version == before:
+                await asyncio.sleep(0.01)
+            await stopped(a)
+            assert (await other.get(LEASES, "boss")).spec.holder_identity in {"", None}
+            fake.faults.heal()
+
+
 async def stopped(election: Election) -> None:
     for task in asyncio.all_tasks():
         if task.get_name() == f"candidate {election.identity}":

@@ -261,22 +261,31 @@ class Election:
         """A graceful end: the lease is nobody's at once. Bounded, and shielded from a second cancellation."""
         if not self._held or self._lease is None:
             return
-        lease, spec = self._lease, self._lease.spec
         self._held = False
         self._tell()
-        empty = {"leaseDurationSeconds": 1, "leaseTransitions": spec.lease_transitions or 0}
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        giving = asyncio.create_task(
-            self._put(lease, {**empty, "holderIdentity": "", "renewTime": stamp, "acquireTime": stamp}, RELEASE_TIMEOUT),
-            name="give back a lease",
-        )
+        giving = asyncio.create_task(self._emptied(self._lease), name="give back a lease")
         try:
-            await asyncio.shield(giving)
-        except KubeError as error:
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await asyncio.shield(giving)
+        except (KubeError, TimeoutError) as error:
             log.debug("lease %s was not given back: %s", self.name, error)
+            giving.cancel()
         except asyncio.CancelledError:
             await asyncio.wait({giving}, timeout=RELEASE_TIMEOUT)
             raise
+
+    async def _emptied(self, lease: Lease) -> None:
+        """Writes the record as nobody's, if it is ours: a renewal that was cut off may have changed it."""
+        for _ in range(3):
+            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": stamp, "acquireTime": stamp}
+            try:
+                await self._put(lease, {**spec, "leaseTransitions": lease.spec.lease_transitions or 0}, RELEASE_TIMEOUT)
+                return
+            except ConflictError:
+                lease = await self._client.get(LEASES, self.name, namespace=self._namespace, timeout=RELEASE_TIMEOUT)
+                if lease.spec.holder_identity != self.identity:
+                    return
 
 
 def _version(lease: Lease) -> int:

@@ -88,9 +88,9 @@ class Faults:
         refusal = Refusal(code, reason or words.get(code, "InternalError"), message, retry_after=retry_after)
         self._orders.append(_Order("answer", when, times, refusal))
 
-    def delay(self, seconds: float, *, times: int | None = None, when: When = anything) -> None:
-        """Lets requests wait before they are looked at."""
-        self._orders.append(_Order("delay", when, times, seconds=seconds))
+    def delay(self, seconds: float, *, times: int | None = None, after: bool = False, when: When = anything) -> None:
+        """Lets requests wait before they are looked at; with `after` their answers, once they have been carried out."""
+        self._orders.append(_Order("delay", when, times, seconds=seconds, answered=after))
 
     def cut(self, *, times: int | None = 1, after: bool = False, when: When = anything) -> None:
         """Drops the connection instead of answering; with `after`, once the request has been carried out."""
@@ -153,6 +153,10 @@ class Faults:
             for order in list(self._orders):
                 if not order.takes(asked):
                     continue
+                if order.kind == "delay" and order.answered:
+                    response = await handler(request)
+                    await asyncio.sleep(order.seconds)
+                    return response
                 if order.kind == "delay":
                     await asyncio.sleep(order.seconds)
                 elif order.kind == "cut":
