@@ -141,6 +141,12 @@ def test_a_refused_address_is_told_without_its_password() -> None:
     assert found.startswith("OTTO_OTLP_ENDPOINT='***@collector:4999'")
 
 
+def test_an_endpoint_with_a_login_is_refused() -> None:
+    """Nobody logs in like that over gRPC, and what could not be reached would be logged with the password."""
+    (found,) = problems({"OTTO_OTLP_ENDPOINT": "http://usr:hunter22@collector:4317"}, RuntimeSettings, "OTTO")
+    assert found.startswith("OTTO_OTLP_ENDPOINT='http://***@collector:4317'")
+
+
 def test_what_needs_more_than_a_bound_is_told_with_the_rest() -> None:
     """Addresses that are none do not wait for numbers to be right, nor for each other; choices and bounds are said in words."""
     environ = {

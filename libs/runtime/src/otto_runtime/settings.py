@@ -150,7 +150,7 @@ def _metrics_address(text: str) -> None:
 
 
 def _otlp_endpoint(text: str) -> None:
-    if not re.fullmatch(r"https?://[^/\s]+/?", text):
+    if not re.fullmatch(r"https?://[^/\s@]+/?", text):
         raise ValueError(f"{text!r} is not of the form http://host:port or https://host:port")
 
 
