@@ -200,6 +200,16 @@ async def test_a_notice_ends_a_worker_and_its_readers(relay: Any) -> None:
     assert await notify("w-1", kinds.COMPLETED) == ignored
 
 
+async def test_a_notice_that_otto_handler_would_not_take_is_refused(stand: Any) -> None:
+    """A text that is longer than a line may be is named; it would be sent again for ever, and the worker's later notices behind it."""
+    async with stand.relay(max_line_bytes=2000):
+        said = WorkerStatusNotification(worker_id="p-1", task_id="t", status=WorkerStatusNotification.FAILED, reason="가" * 667)
+        answer = await stand.handler.NotifyWorkerStatus(said)
+        assert (answer.status, answer.message) == (WorkerStatusAck.ERROR, "reason: 2001 bytes are more than the 2000 that it may have")
+        said.reason = "가" * 666
+        assert (await stand.handler.NotifyWorkerStatus(said)).status == WorkerStatusAck.RECEIVED
+
+
 async def test_a_worker_that_stops_sending_ends(stand: Any) -> None:
     """Without a stream for the configured time it counts as ended; sending again opens it again, and sequences go on."""
     async with stand.relay(push_idle=0.1):

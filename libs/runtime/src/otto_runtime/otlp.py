@@ -105,7 +105,11 @@ async def exporting(settings: RuntimeSettings, service: str) -> AsyncIterator[No
 
     def flush() -> bool:
         # what became of the spans the SDK does not tell; they and the metrics go to the same endpoint
-        return provider.force_flush(int(FLUSH_SECONDS * 1000)) and export()
+        try:
+            return provider.force_flush(int(FLUSH_SECONDS * 1000)) and export()
+        except Exception as error:
+            log.warning("runtime.metrics_unread", extra={"why": repr(error)})
+            return False
 
     # the SDK logs sentences of its own at every attempt; ours are the events above, once
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

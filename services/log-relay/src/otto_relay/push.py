@@ -186,6 +186,9 @@ class Pushes:
     def notify(self, worker_id: str, task_id: str, said: Notification) -> Verdict:
         """A worker's state changed. AGAIN stands for "nothing new", NEVER for "can't be taken"."""
         status, over = said.status, said.over
+        for name, text in (("reason", said.reason), ("timestamp", said.timestamp)):
+            if (size := len(text.encode())) > self._max_line_bytes:  # otto-handler would not take it, and what comes after it would wait
+                return Verdict(Answer.NEVER, f"{name}: {size} bytes are more than the {self._max_line_bytes} that it may have")
         known = self._registry.workers.get(worker_id)
         if known is not None and known.facts.origin == FOLLOWED:
             return Verdict(Answer.AGAIN, "the scaler tells of this worker")
