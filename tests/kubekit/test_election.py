@@ -151,6 +151,35 @@ async def test_changes_begin_with_the_role_now_and_end_with_the_last(kube: Kube)
         assert all(one != following for one, following in pairwise(roles))
 
 
+async def test_the_end_of_an_earlier_lease_is_no_news_of_the_new_one() -> None:
+    """Somebody has deleted it, a new one is held, and only then the watch tells of the deletion."""
+    async with FakeCluster() as fake, fake.client() as client, candidate(client, "a:1") as (a, _):
+        await until(when(lambda: a.held), "a holds")
+        old = (await client.get(LEASES, "boss")).metadata.uid
+        fake.faults.stall(lambda asked: asked.watch)
+        await client.delete(LEASES, "boss")
+        await until(when(lambda: a.held and a._lease is not None and a._lease.metadata.uid != old), "a holds the new one")
+        told: list[Role] = []
+
+        async def listen() -> None:
+            async for role in a.changes():
+                told.append(role)
+
+        listening = asyncio.create_task(listen(), name="listen")
+        asked = len(fake.requests)
+        fake.faults.resume()
+        await until(when(lambda: len(fake.requests) >= asked + 3), "it was renewed some times")
+        listening.cancel()
+        assert [role.held for role in told] == [True]
+
+
+async def test_others_are_told_no_shorter_duration_than_the_holder_counts_on(kube: Kube) -> None:
+    """The record has whole seconds: rounded down, another one could begin before this one has stopped."""
+    async with candidate(kube.client, "a:1", duration=2.5, renew_within=2.1) as (a, _):
+        await until(when(lambda: a.held), "a holds")
+        assert (await kube.client.get(LEASES, "boss")).spec.lease_duration_seconds == 3
+
+
 @pytest.mark.slow
 async def test_who_can_not_renew_stops_before_anybody_else_can_begin() -> None:
     """The API server stalls for the holder only: it is out before the other one is in."""

@@ -9,6 +9,7 @@ A process that finds its own identity in the record takes it over at once: ident
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -129,7 +130,8 @@ class Election:
                 elif isinstance(seen, Interrupted):
                     log.debug("lease %s can't be watched: %s", self.name, seen.error)
                 elif isinstance(seen, Deleted):
-                    self._observe(None)
+                    if self._lease is None or self._lease.metadata.uid == seen.object.metadata.uid:
+                        self._observe(None)
                 else:
                     self._observe(seen.object)
 
@@ -225,7 +227,7 @@ class Election:
         old = there.spec if there is not None else None
         spec: dict[str, Any] = {
             "holderIdentity": self.identity,
-            "leaseDurationSeconds": max(1, round(self._duration)),
+            "leaseDurationSeconds": math.ceil(self._duration),
             "renewTime": stamp,
             "acquireTime": stamp,
             "leaseTransitions": (old.lease_transitions or 0) if old is not None else 0,
