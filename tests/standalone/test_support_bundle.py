@@ -39,7 +39,7 @@ async def test_what_it_holds_of_a_standalone_and_that_no_secret_is_in_it(tmp_pat
     environ = {
         "OTTO_METRICS_LISTEN": f"127.0.0.1:{metrics}",
         "OTTO_SCALER_SECRETS_DIR": str(secrets),
-        "OTTO_OTLP_ENDPOINT": f"http://bob:{PLANTED['a setting']}@127.0.0.1:{free_port()}",
+        "OTTO_SCALER_DEFAULT_COMMAND": f"curl http://bob:{PLANTED['a setting']}@127.0.0.1/",
         "OTTO_COMPANY": PLANTED["a variable that is no setting"],
         "OTTO_SCALER_MAX_WORKERS": "7",
     }
@@ -73,7 +73,7 @@ async def test_what_it_holds_of_a_standalone_and_that_no_secret_is_in_it(tmp_pat
     assert {entry["name"] for entry in manifest["files"]} == set(found) - {"MANIFEST.json"}
     settings = data(found, "machine/settings.json")
     assert settings["given"]["OTTO_SCALER_MAX_WORKERS"] == "7"
-    assert settings["given"]["OTTO_OTLP_ENDPOINT"].startswith("http://***@127.0.0.1:")
+    assert settings["given"]["OTTO_SCALER_DEFAULT_COMMAND"] == "curl http://***@127.0.0.1/"
     assert settings["defaults"]["OTTO_EXECUTOR_MAX_STAGES"]
     assert settings["not settings"] == ["OTTO_COMPANY"]
     assert "runtime.serving" in found["machine/service.log"].decode()
